@@ -1,0 +1,26 @@
+"""tinybn: see where the gradient of batch normalization comes from, and check every digit of it."""
+
+from tinybn import data, nn, ops, optim
+from tinybn.autodiff import backward, detect_anomaly, grad, no_grad
+from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
+from tinybn.init import seed
+from tinybn.tensor import Tensor, tensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendMismatchError",
+    "BackendUnavailableError",
+    "Tensor",
+    "backward",
+    "data",
+    "detect_anomaly",
+    "grad",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "seed",
+    "tensor",
+    "use_backend",
+]

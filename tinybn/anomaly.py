@@ -1,0 +1,48 @@
+"""Where did the first NaN or inf come from: the checks that `detect_anomaly` switches on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tinybn.tensor import Tensor
+
+
+def check_output(op: str, output: Any, inputs: list[Any]) -> None:
+    """Raise FloatingPointError if `op`, being called at the moment, gave a NaN or an inf."""
+    if bad := _describe(output):
+        given = [f"{bad} in input {i}" for i, a in enumerate(inputs) if (bad := _describe(a))]
+        cause = f"was given {' and '.join(given)}, and returned" if given else "made"
+        raise FloatingPointError(f"{op!r} {cause} {bad} in its output; called at {user_line()}")
+
+
+def check_gradient(op: str, i: int, gradient: Any, upstream: Any, line: str | None) -> None:
+    """Raise FloatingPointError if the gradient of input `i` of `op` has a NaN or an inf."""
+    if bad := _describe(gradient):
+        given = _describe(upstream)
+        cause = f"was given {given} from the op after it, and made" if given else "made"
+        place = f"called at {line}" if line else "called outside detect_anomaly()"
+        raise FloatingPointError(
+            f"the backward pass of {op!r} {cause} {bad} in the gradient of input {i}; {place}"
+        )
+
+
+def user_line() -> str:
+    """The file and line, outside of tinybn, that is calling."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinybn":
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _describe(value: Any) -> str:
+    """What is wrong with an array or Tensor: "3 NaN of 12 values", or nothing."""
+    array = value.data if isinstance(value, Tensor) else value
+    if getattr(getattr(array, "dtype", None), "kind", "") != "f":
+        return ""
+    size = float((array * 0 != 0).sum())  # inf * 0 and NaN * 0 are NaN, and NaN != itself
+    if not size:
+        return ""
+    nan = float((array != array).sum())
+    kind = "NaN" if nan == size else "inf" if not nan else "NaN or inf"
+    return f"{size:.0f} {kind} of {array.size} values of shape {array.shape}"

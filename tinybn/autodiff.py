@@ -1,0 +1,275 @@
+"""Reverse-mode automatic differentiation: the walk backwards through what was recorded.
+
+A backward pass takes the recorded nodes newest first. For every input of a node that needs a
+gradient it calls that input's rule with the node's own, complete gradient g, fits the result to the
+input's shape and dtype, and adds it to what the input has received from other ops:
+
+    dL/d(input) = Σ over the ops that read it of rule(dL/d(output))             (the chain rule)
+
+The same rules run on arrays, at NumPy's speed and leaving no trace, and under `create_graph=True`
+on Tensors, where they are recorded like any other op and can be differentiated again.
+
+Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnainmaa, BIT 16 (1976).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from tinybn import anomaly
+from tinybn.backend import BackendMismatchError
+from tinybn.recording import Node, current_mode, in_mode, module_of, primitive
+from tinybn.tensor import Tensor, wrap
+
+__all__ = ["backward", "detect_anomaly", "grad", "no_grad", "primitive"]
+
+
+def no_grad() -> AbstractContextManager[None]:
+    """Ops of this block (or of a function that it decorates) record nothing, in this thread."""
+    return in_mode(record=False)
+
+
+def detect_anomaly() -> AbstractContextManager[None]:
+    """Stop at the first NaN or inf, forward or backward, with the op and the line that called it.
+
+    Raises FloatingPointError. It looks at every output and gradient, so it is slow: for debugging.
+    """
+    return in_mode(anomaly=True)
+
+
+def backward(
+    tensor: Tensor,
+    gradient: Any = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> None:
+    """Add the gradient of `tensor` to the `.grad` of every leaf that it was computed from.
+
+    gradient: dL/d(tensor), of its shape; may be left out for a scalar, where it is 1.
+    retain_graph: keep what was recorded for another pass; otherwise it is freed on the way.
+    create_graph: record the gradient's own computation, for derivatives of higher order.
+    """
+    seeds = {_key(tensor, "backward: the Tensor"): _seed(tensor, gradient)}
+    for leaf, g in _walk(seeds, None, retain_graph or create_graph, create_graph).items():
+        if leaf.grad is None:
+            leaf.grad = g
+        else:
+            with in_mode(record=create_graph):
+                leaf.grad = leaf.grad + g
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of Σ grad_outputs · outputs, one per input, as a tuple; no `.grad` is touched.
+
+    outputs, inputs: a Tensor or several; an input may be a leaf or anything that the outputs were
+        computed from. Only the rules between the two are run.
+    grad_outputs: per output a gradient of its shape, or None where the output is a scalar.
+    retain_graph: by default as `create_graph`, which see at `backward`.
+    allow_unused: return None for an input that no output depends on, instead of raising.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if grad_outputs is None:
+        grad_outputs = [None] * len(outputs)
+    elif not isinstance(grad_outputs, list | tuple):
+        grad_outputs = [grad_outputs]
+    if len(grad_outputs) != len(outputs):
+        raise ValueError(
+            f"grad: expected {len(outputs)} grad_outputs, one per output, got {len(grad_outputs)}"
+        )
+    wanted = [_key(x, f"grad: input {i}") for i, x in enumerate(inputs)]
+    seeds: dict[Any, Tensor] = {}
+    for i, (y, gradient) in enumerate(zip(outputs, grad_outputs, strict=True)):
+        key, seed = _key(y, f"grad: output {i}"), _seed(y, gradient)
+        seeds[key] = seeds[key] + seed if key in seeds else seed
+    retain = create_graph if retain_graph is None else retain_graph or create_graph
+    between, reached = _between(seeds, wanted)
+    for i, key in enumerate(wanted):
+        if key not in reached and not allow_unused:
+            raise ValueError(
+                f"grad: no output depends on input {i} (shape {inputs[i].shape}): "
+                "pass allow_unused=True to get None for it"
+            )
+    totals = _walk(seeds, set(wanted), retain, create_graph, between)
+    return tuple(totals.get(key) for key in wanted)
+
+
+def _walk(
+    seeds: dict[Any, Tensor],
+    wanted: set[Any] | None,
+    retain: bool,
+    graph: bool,
+    between: set[Any] | None = None,
+) -> dict[Any, Tensor]:
+    """The chain rule from the seeds back to the leaves, or to `wanted` along `between`: gradients.
+
+    Nodes wait in a heap, newest first. Whatever read a node's output is newer than the node, so its
+    gradient is complete when its turn comes: the clock of tensor.py is the topological order.
+    """
+    totals: dict[Any, Any] = dict(seeds) if graph else {key: g._data for key, g in seeds.items()}
+    borrowed = set(seeds)  # whose gradient lies, or may lie, in memory that something else uses too
+    queue: list[Any] = [(-key.time, key) for key in totals if isinstance(key, Node)]
+    heapify(queue)
+    looking = current_mode().anomaly
+    with in_mode(record=graph):
+        while queue:
+            node = heappop(queue)[1]
+            g = totals[node] if wanted and node in wanted else totals.pop(node)
+            sources, arrays, output, rules = node.sources, node.arrays, node.output, node.op.rules
+            if sources is None or arrays is None:
+                raise _freed(node)
+            inputs = arrays
+            if graph:
+                output, inputs = node.as_tensors()
+            for i, source in enumerate(sources):
+                if source is None:
+                    continue
+                leaf = isinstance(source, Tensor)
+                if leaf and source._changed > node.time and arrays[i] is not None:
+                    raise _changed(node, i)
+                if between is not None and source not in between:
+                    continue
+                if rules[i] is None or (leaf and not source._tracked):
+                    continue
+                share = rules[i](g, output, *inputs, **node.static)
+                if looking:
+                    anomaly.check_gradient(node.op.name, i, share, g, node.line)
+                if getattr(share, "shape", None) != source.shape or share.dtype != source.dtype:
+                    share = _fit(share, source, node, i)
+                if source in totals:
+                    totals[source] = totals[source] + share  # never +=: others may hold it
+                    borrowed.discard(source)
+                    continue
+                totals[source] = share
+                if not leaf:
+                    heappush(queue, (-source.time, source))
+                if (leaf or wanted) and (share is g or _array(share).base is not None):
+                    borrowed.add(source)
+            if not retain:
+                node.release()
+        found = totals.keys() if wanted is None else wanted & totals.keys()
+        return {key: _owned(totals[key], key in borrowed) for key in found}
+
+
+def _fit(share: Any, source: Node | Tensor, node: Node, i: int) -> Any:
+    """`share` in the dtype of the input, summed over the axes along which that was broadcast."""
+    try:
+        if share.shape != source.shape:
+            share = _unbroadcast(share, source.shape)
+        if share.dtype != source.dtype:
+            if source.dtype == node.dtype:
+                raise ValueError(f"its dtype is {share.dtype}")
+            share = share.astype(source.dtype)  # the op itself changed the dtype; this leads back
+    except (AttributeError, ValueError) as error:
+        raise TypeError(
+            f"rule {i} of {node.op.name!r} gave no gradient for an input of {source.dtype} "
+            f"{source.shape}: {error}"
+        ) from error
+    return share
+
+
+def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
+    new = g.ndim - len(shape)
+    if new < 0 or any(m not in (1, n) for n, m in zip(g.shape[new:], shape, strict=True)):
+        raise ValueError(f"its shape is {g.shape}")
+    axes = [*range(new), *(new + i for i, m in enumerate(shape) if m != g.shape[new + i])]
+    return g.sum(axis=tuple(axes), keepdims=True).reshape(shape)
+
+
+def _between(seeds: dict[Any, Any], wanted: list[Any]) -> tuple[set[Any], set[Any]]:
+    """What lies between the seeds and something wanted, and all that a seed was computed from."""
+    reached = set(seeds)
+    stack = [key for key in seeds if isinstance(key, Node)]
+    while stack:
+        for source in stack.pop().sources or ():
+            if source is not None and source not in reached:
+                reached.add(source)
+                if isinstance(source, Node):
+                    stack.append(source)
+    between = set(wanted)
+    nodes = [key for key in reached if isinstance(key, Node)]
+    for node in sorted(nodes, key=lambda node: node.time):
+        # A node that was freed might lead there: keep it, so that the walk meets it and says so.
+        if node.sources is None:
+            between.add(node)
+            reached.update(wanted)
+        elif any(source is not None and source in between for source in node.sources):
+            between.add(node)
+    return between, reached
+
+
+def _owned(total: Any, borrowed: bool) -> Tensor:
+    """The finished gradient as a Tensor that shares its memory with nothing."""
+    if isinstance(total, Tensor):
+        return total * 1 if borrowed else total
+    if isinstance(total, np.generic):
+        return wrap(np.asarray(total))
+    return wrap(total.copy() if borrowed else total)
+
+
+def _freed(node: Node) -> RuntimeError:
+    return RuntimeError(
+        f"a second backward pass through {node.op.name!r}, whose arrays were freed by the first: "
+        "pass retain_graph=True to the first"
+    )
+
+
+def _changed(node: Node, i: int) -> RuntimeError:
+    return RuntimeError(
+        f"input {i} of {node.op.name!r} was changed in place after the op read it (by an "
+        "optimizer step, load_state_dict, …), but its backward pass needs the old values: run backward "
+        "before the change, or forward again after it"
+    )
+
+
+def _array(value: Any) -> Any:
+    return value._data if isinstance(value, Tensor) else value
+
+
+def _key(tensor: Tensor, what: str) -> Node | Tensor:
+    """What stands for `tensor` in a walk: the node that made it, or the leaf itself."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{what} must be a Tensor, got {type(tensor).__name__}")
+    if not tensor._tracked:
+        raise ValueError(
+            f"{what} (shape {tensor.shape}) does not require grad: make the Tensors that it is "
+            "computed from with requires_grad=True, outside no_grad()"
+        )
+    return tensor._node or tensor
+
+
+def _seed(tensor: Tensor, gradient: Any) -> Tensor:
+    """The gradient to start from: `gradient`, checked, or 1 for a scalar."""
+    if gradient is None:
+        if tensor.shape != ():
+            raise ValueError(
+                f"only a scalar can do without a gradient: expected one of shape {tensor.shape}, "
+                "got none; pass it, or reduce the Tensor first, for example with .sum()"
+            )
+        return wrap(module_of(tensor).ones((), dtype=tensor.dtype))
+    if not isinstance(gradient, Tensor):
+        gradient = Tensor(gradient, backend=tensor.backend)
+    if gradient.shape != tensor.shape:
+        raise ValueError(
+            f"expected a gradient of shape {tensor.shape}, as its Tensor, got {gradient.shape}"
+        )
+    if gradient.backend != tensor.backend:
+        raise BackendMismatchError(
+            f"the gradient is on {gradient.backend}, its Tensor on {tensor.backend}: "
+            f"use .to({tensor.backend!r})"
+        )
+    return gradient if gradient.dtype == tensor.dtype else gradient.astype(tensor.dtype)

@@ -1,0 +1,117 @@
+"""Real data sets, split by a seed, and mini-batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinybn.backend import Array
+from tinybn.init import generator
+
+NAMES = ("digits", "wine", "breast_cancer")
+
+
+class Part(NamedTuple):
+    """x: float32 (n, features); y: int64 labels (n,)."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """A data set in three parts: to learn from, to choose settings by, and to be judged by once."""
+
+    name: str
+    train: Part
+    validation: Part
+    test: Part
+    features: int
+    classes: int
+
+
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    validation: float = 0.15,
+    test: float = 0.15,
+    scale: bool = True,
+) -> Dataset:
+    """One of scikit-learn's real data sets, shuffled by `seed` and split.
+
+    name: "digits" (1797 handwritten digits of 8 × 8 pixels, 10 classes), "wine" (178 wines, 13
+        measurements, 3 classes) or "breast_cancer" (569 tumours, 30 measurements, 2 classes).
+    validation, test: the fractions that those parts get.
+    scale: divide pixels by 16; standardise measurements by the training part's mean and deviation.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown data {name!r}: expected one of {', '.join(map(repr, NAMES))}")
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise ValueError(
+            "validation and test must be fractions > 0 that leave something for training, "
+            f"got {validation} and {test}"
+        )
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the {name} data come with scikit-learn, which is not installed: "
+            "run `pip install scikit-learn`"
+        ) from error
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(x))
+    x, y = x[order], y[order].astype(np.int64)
+    n_test, n_validation = round(test * len(x)), round(validation * len(x))
+    cuts = [n_test, n_test + n_validation]
+    if scale:
+        train = x[cuts[1] :]
+        x = x / 16 if name == "digits" else (x - train.mean(axis=0)) / train.std(axis=0)
+    parts = map(Part, np.split(x.astype(np.float32), cuts), np.split(y, cuts))
+    test_part, validation_part, train_part = parts
+    return Dataset(name, train_part, validation_part, test_part, x.shape[1], len(np.unique(y)))
+
+
+class Batches:
+    """Mini-batches (x[i], y[i]) of two arrays; every loop over it is one epoch.
+
+    shuffle: in a new order each epoch, drawn from `rng`. drop_last: leave out a last, smaller batch
+    (batch norm can't train on a batch of one).
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        if len(x) != len(y):
+            raise ValueError(f"x and y must have equal lengths, got {len(x)} and {len(y)}")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"expected batch_size to be an integer >= 1, got {batch_size!r}")
+        if len(x) == 0 or (drop_last and batch_size > len(x)):
+            raise ValueError(
+                f"{len(x)} examples give no batch of {batch_size} (drop_last={drop_last})"
+            )
+        self.x, self.y = x, y
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.rng = generator(rng)
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        full, rest = divmod(len(self.x), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        n = len(self.x)
+        order = self.rng.permutation(n) if self.shuffle else np.arange(n)
+        for k in range(len(self)):
+            i = order[k * self.batch_size : (k + 1) * self.batch_size]
+            yield self.x[i], self.y[i]

@@ -1,0 +1,22 @@
+"""Layers: ops with parameters."""
+
+from tinybn.nn.layers import MLP, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
+from tinybn.nn.module import Module
+from tinybn.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+
+__all__ = [
+    "MLP",
+    "BatchNorm",
+    "Dropout",
+    "Flatten",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "RMSNorm",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+]

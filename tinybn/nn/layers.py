@@ -1,0 +1,159 @@
+"""Linear, activations, and putting layers together. Arguments are PyTorch's where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from tinybn import ops
+from tinybn.init import Initializer, generator, initializer
+from tinybn.nn.module import Module, at_least_1, parameter
+from tinybn.nn.norm import NORMS
+from tinybn.recording import module_of
+from tinybn.tensor import Input, Tensor
+
+
+class Sequential(Module):
+    """The layers one after another."""
+
+    def __init__(self, *layers: Module) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: expected Modules, got {type(layer).__name__} at {i}")
+        self.layers = layers
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        return ((str(i), layer) for i, layer in enumerate(self.layers))
+
+    def forward(self, x: Input) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, i: int) -> Module:
+        return self.layers[i]
+
+
+class Linear(Module):
+    """x @ weight + bias: (…, in_features) to (…, out_features).
+
+    weight is (in, out); bias (out,) begins at 0.
+    init: "default" (as PyTorch's), "he", "xavier", or a function of tinybn.init.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        init: str | Initializer = "default",
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        shape = (at_least_1("in_features", in_features), at_least_1("out_features", out_features))
+        self.weight = Tensor(initializer(init)(shape, generator(rng)), requires_grad=True)
+        self.bias = parameter(0.0, shape[1:]) if bias else None
+
+    def forward(self, x: Input) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+    def __repr__(self) -> str:
+        n, m = self.weight.shape
+        return f"Linear({n}, {m}{'' if self.bias is not None else ', bias=False'})"
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Input) -> Tensor:
+        return ops.relu(x)
+
+
+class Tanh(Module):
+    """tanh(x)."""
+
+    def forward(self, x: Input) -> Tensor:
+        return ops.tanh(x)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Input) -> Tensor:
+        return ops.sigmoid(x)
+
+
+class Flatten(Module):
+    """(N, …) to (N, product of the rest)."""
+
+    def forward(self, x: Input) -> Tensor:
+        if x.ndim < 1:
+            raise ValueError(f"Flatten: expected x of shape (N, …), got {x.shape}")
+        return ops.reshape(x, (x.shape[0], int(np.prod(x.shape[1:]))))
+
+
+class Dropout(Module):
+    """In training, set each value to 0 with probability p and divide the others by 1 - p.
+
+    Source: Srivastava et al. 2014, section 4 (here inverted, so that evaluation does nothing).
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: expected a probability 0 <= p < 1, got {p}")
+        self.p = p
+        self.rng = rng
+
+    def forward(self, x: Input) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keep = generator(self.rng).random(x.shape) >= self.p
+        return x * (module_of(x).asarray(keep.astype(x.dtype)) / (1 - self.p))
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.p})"
+
+
+ACTIVATIONS: dict[str, Callable[[], Module]] = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid}
+
+
+class MLP(Sequential):
+    """Linear–norm–activation for every hidden layer, and a Linear at the end.
+
+    sizes: features of the input, of each hidden layer, and of the output.
+    norm: None or "none", a name in NORMS ("group" has 4 groups), or a function: width to Module.
+    activation: a name in ACTIVATIONS. init, rng: as for Linear.
+
+    There is no bias before batch norm: the mean takes it away again, so its gradient would be 0.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        norm: str | Callable[[int], Module] | None = None,
+        activation: str = "relu",
+        *,
+        init: str | Initializer = "default",
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        if len(sizes) < 2:
+            raise ValueError(
+                f"MLP: expected at least an input and an output size, got {list(sizes)}"
+            )
+        if isinstance(norm, str) and norm != "none" and norm not in NORMS:
+            raise ValueError(f"MLP: unknown norm {norm!r}: expected one of {['none', *NORMS]}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MLP: unknown activation {activation!r}: one of {[*ACTIVATIONS]}")
+        make_norm = NORMS.get(norm) if isinstance(norm, str) else norm
+        layers: list[Module] = []
+        for n, m in pairwise(sizes[:-1]):
+            layers.append(Linear(n, m, bias=norm != "batch", init=init, rng=rng))
+            layers += [make_norm(m)] if make_norm else []
+            layers.append(ACTIVATIONS[activation]())
+        layers.append(Linear(sizes[-2], sizes[-1], init=init, rng=rng))
+        super().__init__(*layers)

@@ -1,0 +1,175 @@
+"""Every op by name, and the operators and methods of Tensor that are ops.
+
+An op takes Tensors, arrays and numbers; with a Tensor among them it returns a Tensor, otherwise an
+array. float32 stays float32, and Python numbers and NumPy scalars promote nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tinybn import autodiff
+from tinybn.backend import MODULES
+from tinybn.ops.activation import relu, sigmoid, tanh
+from tinybn.ops.elementwise import (
+    abs,
+    add,
+    astype,
+    clip,
+    divide,
+    equal,
+    exp,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
+    log,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    not_equal,
+    power,
+    sign,
+    sqrt,
+    subtract,
+    to,
+    where,
+)
+from tinybn.ops.linalg import linear, matmul
+from tinybn.ops.loss import cross_entropy, mse_loss
+from tinybn.ops.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from tinybn.ops.reduction import log_softmax, logsumexp, max, mean, min, softmax, sum, var
+from tinybn.ops.shape import (
+    broadcast_to,
+    concatenate,
+    expand_dims,
+    getitem,
+    reshape,
+    squeeze,
+    stack,
+    swapaxes,
+    transpose,
+)
+from tinybn.tensor import Tensor
+
+__all__ = [
+    "abs",
+    "add",
+    "astype",
+    "batch_norm",
+    "broadcast_to",
+    "clip",
+    "concatenate",
+    "cross_entropy",
+    "divide",
+    "equal",
+    "exp",
+    "expand_dims",
+    "getitem",
+    "greater",
+    "greater_equal",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "less",
+    "less_equal",
+    "linear",
+    "log",
+    "log_softmax",
+    "logsumexp",
+    "matmul",
+    "max",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mse_loss",
+    "multiply",
+    "negative",
+    "not_equal",
+    "power",
+    "relu",
+    "reshape",
+    "rms_norm",
+    "sigmoid",
+    "sign",
+    "softmax",
+    "sqrt",
+    "squeeze",
+    "stack",
+    "subtract",
+    "sum",
+    "swapaxes",
+    "tanh",
+    "to",
+    "transpose",
+    "var",
+    "where",
+]
+
+
+def _swapped(op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Tensor]:
+    return lambda self, other: op(other, self)
+
+
+def _comparison(op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+    """`tensor == None` and the like are left to Python, as for any other object."""
+
+    def compare(self: Tensor, other: Any) -> Any:
+        known = hasattr(other, "shape") or type(other) in MODULES
+        return op(self, other) if known else NotImplemented
+
+    return compare
+
+
+def _many(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """x.reshape(2, 3) as well as x.reshape((2, 3))."""
+    return lambda self, *args: op(self, args[0] if len(args) == 1 else args or None)
+
+
+def _iterate(self: Tensor) -> Iterator[Tensor]:
+    return (self[i] for i in range(len(self)))
+
+
+for _name, _op in {
+    "add": add,
+    "sub": subtract,
+    "mul": multiply,
+    "truediv": divide,
+    "pow": power,
+    "matmul": matmul,
+}.items():
+    setattr(Tensor, f"__{_name}__", _op)
+    setattr(Tensor, f"__r{_name}__", _swapped(_op))
+
+for _name, _op in {
+    "lt": less,
+    "le": less_equal,
+    "gt": greater,
+    "ge": greater_equal,
+    "eq": equal,
+    "ne": not_equal,
+}.items():
+    setattr(Tensor, f"__{_name}__", _comparison(_op))
+
+_method: Any
+for _name, _method in {
+    "__neg__": negative,
+    "__abs__": abs,
+    "__getitem__": getitem,
+    "__iter__": _iterate,
+    "T": property(transpose),
+    "reshape": _many(reshape),
+    "transpose": _many(transpose),
+    "backward": autodiff.backward,
+}.items():
+    setattr(Tensor, _name, _method)
+
+for _method in (
+    *(abs, exp, log, sqrt, tanh, sigmoid, relu, clip, astype, to),
+    *(sum, mean, var, max, min, logsumexp, softmax, log_softmax),
+    *(swapaxes, expand_dims, squeeze, broadcast_to),
+):
+    setattr(Tensor, _method.__name__, _method)

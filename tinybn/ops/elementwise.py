@@ -1,0 +1,194 @@
+"""Elementwise ops, with NumPy's names, broadcasting and dtypes.
+
+At a kink the gradient is: abs at 0, 0; maximum and minimum of equal values, half to each; clip at a
+bound, 1. NaN goes through.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from tinybn import backend as backends
+from tinybn.backend import Array
+from tinybn.recording import primitive
+
+
+@primitive(
+    lambda g, y, a, b: g,
+    lambda g, y, a, b: g,
+)
+def add(xp: Any, a: Array, b: Array) -> Array:
+    """a + b."""
+    return a + b
+
+
+@primitive(
+    lambda g, y, a, b: g,
+    lambda g, y, a, b: -g,
+)
+def subtract(xp: Any, a: Array, b: Array) -> Array:
+    """a - b."""
+    return a - b
+
+
+@primitive(
+    lambda g, y, a, b: g * b,
+    lambda g, y, a, b: g * a,
+)
+def multiply(xp: Any, a: Array, b: Array) -> Array:
+    """a * b."""
+    return a * b
+
+
+@primitive(
+    lambda g, y, a, b: g / b,
+    lambda g, y, a, b: -g * y / b,
+)
+def divide(xp: Any, a: Array, b: Array) -> Array:
+    """a / b."""
+    return a / b
+
+
+@primitive(lambda g, y, a: -g)
+def negative(xp: Any, a: Array) -> Array:
+    """-a."""
+    return -a
+
+
+@primitive(
+    lambda g, y, a, b: g * b * a ** _one_less(b),
+    lambda g, y, a, b: g * y * log(where(a == 0, 1, a)),
+)
+def power(xp: Any, a: Array, b: Array) -> Array:
+    """a ** b. At a = 0 the gradient of b is 0, its limit for every b > 0."""
+    return a**b
+
+
+def _one_less(b: Any) -> Any:
+    """b - 1, and where b is 0 just any finite power: 0 * a ** -1 would be NaN at a = 0."""
+    return where(b == 0, 1, b - 1) if hasattr(b, "shape") else b - 1 if b else 1
+
+
+@primitive(lambda g, y, a: g * y)
+def exp(xp: Any, a: Array) -> Array:
+    """e ** a."""
+    return xp.exp(a)
+
+
+@primitive(lambda g, y, a: g / a)
+def log(xp: Any, a: Array) -> Array:
+    """The natural logarithm of a."""
+    return xp.log(a)
+
+
+@primitive(lambda g, y, a: g / (2 * y))
+def sqrt(xp: Any, a: Array) -> Array:
+    """The square root of a; its gradient at 0 is inf."""
+    return xp.sqrt(a)
+
+
+@primitive(lambda g, y, a: g * sign(a))
+def abs(xp: Any, a: Array) -> Array:
+    """|a|."""
+    return xp.abs(a)
+
+
+@primitive(None)
+def sign(xp: Any, a: Array) -> Array:
+    """-1, 0 or 1; without a gradient."""
+    return xp.sign(a)
+
+
+@primitive(
+    lambda g, y, a, b: _share(g, a > b, a == b),
+    lambda g, y, a, b: _share(g, b > a, a == b),
+)
+def maximum(xp: Any, a: Array, b: Array) -> Array:
+    """The larger of a and b."""
+    return xp.maximum(a, b)
+
+
+@primitive(
+    lambda g, y, a, b: _share(g, a < b, a == b),
+    lambda g, y, a, b: _share(g, b < a, a == b),
+)
+def minimum(xp: Any, a: Array, b: Array) -> Array:
+    """The smaller of a and b."""
+    return xp.minimum(a, b)
+
+
+def _share(g: Any, chosen: Any, tied: Any) -> Any:
+    return g * chosen + g * 0.5 * tied
+
+
+@primitive(lambda g, y, a, a_min, a_max: g * (a >= _bound(a_min, -1)) * (a <= _bound(a_max, 1)))
+def clip(xp: Any, a: Array, a_min: float | None = None, a_max: float | None = None) -> Array:
+    """a, but at least `a_min` and at most `a_max`: numbers, or None for no bound."""
+    if _bound(a_min, -1) > _bound(a_max, 1):
+        raise ValueError(f"a_min ({a_min}) is larger than a_max ({a_max})")
+    return xp.clip(a, _bound(a_min, -1), _bound(a_max, 1))
+
+
+def _bound(bound: float | None, side: int) -> float:
+    return side * math.inf if bound is None else bound
+
+
+@primitive(
+    None,
+    lambda g, y, condition, a, b: where(condition, g, 0),
+    lambda g, y, condition, a, b: where(condition, 0, g),
+)
+def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
+    """a where the condition (bool) holds, b elsewhere."""
+    return xp.where(condition, a, b)
+
+
+@primitive(lambda g, y, a, dtype: g)
+def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
+    """A copy in another dtype; its gradient comes back in the dtype of a."""
+    return a.astype(dtype)
+
+
+@primitive(lambda g, y, a, backend: to(g, backend=backends.name_of(a)))
+def to(xp: Any, a: Array, backend: str) -> Array:
+    """a on another backend ("numpy" or "cupy"); its gradient comes back to a's."""
+    return backends.move(a, backend)
+
+
+@primitive(None, None)
+def equal(xp: Any, a: Array, b: Array) -> Array:
+    """a == b, as bools."""
+    return a == b
+
+
+@primitive(None, None)
+def not_equal(xp: Any, a: Array, b: Array) -> Array:
+    """a != b, as bools."""
+    return a != b
+
+
+@primitive(None, None)
+def less(xp: Any, a: Array, b: Array) -> Array:
+    """a < b, as bools."""
+    return a < b
+
+
+@primitive(None, None)
+def less_equal(xp: Any, a: Array, b: Array) -> Array:
+    """a <= b, as bools."""
+    return a <= b
+
+
+@primitive(None, None)
+def greater(xp: Any, a: Array, b: Array) -> Array:
+    """a > b, as bools."""
+    return a > b
+
+
+@primitive(None, None)
+def greater_equal(xp: Any, a: Array, b: Array) -> Array:
+    """a >= b, as bools."""
+    return a >= b

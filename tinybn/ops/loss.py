@@ -1,0 +1,59 @@
+"""Losses: scalars to minimise, means over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinybn.ops.reduction import log_softmax, mean
+from tinybn.ops.shape import getitem
+from tinybn.tensor import Input, Tensor, shape_of
+
+
+def cross_entropy(logits: Input, labels: Any) -> Tensor:
+    """-mean over i of log softmax(logits[i])[labels[i]].
+
+    logits: (N, C). labels: (N,) integers from 0 to C - 1, an array or Tensor on the host (also when
+    the logits are on a GPU: there they could not be checked without waiting for it).
+    """
+    shape = shape_of(logits)
+    if len(shape) != 2:
+        raise ValueError(f"cross_entropy: expected logits of shape (N, C), got {shape}")
+    labels = _checked_labels(labels, *shape)
+    return -mean(getitem(log_softmax(logits, axis=1), (np.arange(shape[0]), labels)))
+
+
+def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+    if isinstance(labels, Tensor):
+        labels = labels.data
+    if not isinstance(labels, np.ndarray | list | tuple):
+        raise TypeError(
+            f"cross_entropy: expected labels as a NumPy array, got {type(labels).__module__}."
+            f"{type(labels).__name__}: labels stay on the host, where they are checked"
+        )
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: expected integer labels, got dtype {labels.dtype}")
+    if labels.shape != (count,):
+        raise ValueError(
+            f"cross_entropy: expected labels of shape ({count},) for logits ({count}, {classes}), "
+            f"got {labels.shape}"
+        )
+    if count == 0:
+        raise ValueError("cross_entropy: the batch is empty")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"cross_entropy: expected labels from 0 to {classes - 1} for {classes} classes, "
+            f"got {labels.min()} to {labels.max()}"
+        )
+    return labels
+
+
+def mse_loss(prediction: Input, target: Input) -> Tensor:
+    """mean((prediction - target)²) over all elements of two equal shapes."""
+    shapes = shape_of(prediction), shape_of(target)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"mse_loss: expected equal shapes, got {shapes[0]} and {shapes[1]}")
+    difference = prediction - target
+    return mean(difference * difference)

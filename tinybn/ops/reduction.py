@@ -1,0 +1,106 @@
+"""Sums, means, variances and extrema over axes, with NumPy's arguments.
+
+`axis` is None (all axes), an int, or a tuple of ints; `keepdims` leaves the reduced axes in with
+length 1. Where several elements are the largest (or the smallest), they share its gradient equally.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from tinybn.backend import Array
+from tinybn.ops.elementwise import astype, exp, log
+from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
+from tinybn.recording import module_of, primitive
+from tinybn.tensor import Input, Tensor
+
+Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
+    """What a reduction over `axis` gave, or its gradient, with the reduced axes put back in."""
+    return g if keepdims or axis is None else expand_dims(g, axis)
+
+
+@primitive(lambda g, y, a, axis, keepdims: broadcast_to(_spread(g, axis, keepdims), a.shape))
+def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Σ a."""
+    return a.sum(axis=axis, keepdims=keepdims)
+
+
+@primitive(
+    lambda g, y, a, axis, keepdims: broadcast_to(
+        _spread(g * (y.size / a.size), axis, keepdims), a.shape
+    )
+)
+def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Σ a / n, with the n elements that go into each sum; ValueError if there are none."""
+    if a.size == 0:
+        raise ValueError("there is no mean of no elements (an empty batch?)")
+    total = a.sum(axis=axis, keepdims=keepdims)
+    return total / (a.size // total.size)
+
+
+def _shared(g: Any, y: Any, a: Any, axis: Axis, keepdims: bool) -> Any:
+    """The gradient of an extremum y of a: its elements that are equal to y share it."""
+    chosen = astype(a == _spread(y, axis, keepdims), a.dtype)
+    return _spread(g, axis, keepdims) * (chosen / sum(chosen, axis, keepdims=True))
+
+
+@primitive(_shared)
+def max(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+    """The largest element."""
+    return a.max(axis=axis, keepdims=keepdims)
+
+
+@primitive(_shared)
+def min(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+    """The smallest element."""
+    return a.min(axis=axis, keepdims=keepdims)
+
+
+def centre(a: Input, axis: Axis) -> Tensor:
+    """a - mean(a), with a mean that is exact to the last digit.
+
+    The rounding error of the first mean is the same for all elements along the axis, so a second
+    centring removes it: at mean 1e4, float32 gains three digits. Centring is a projection: in exact
+    arithmetic, doing it twice changes neither the value nor the gradient.
+    """
+    d = a - mean(a, axis, keepdims=True)
+    return d - mean(d, axis, keepdims=True)
+
+
+def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+    """Σ (a - mean(a))² / (n - ddof); ValueError unless n > ddof."""
+    d = centre(a, axis)
+    squares = sum(d * d, axis, keepdims)
+    n = d.size // squares.size
+    if n <= ddof:
+        raise ValueError(f"var: {n} elements along axis {axis} are too few for ddof={ddof}")
+    return squares / (n - ddof)
+
+
+def _peak(a: Input, axis: Axis) -> Array:
+    """The largest finite element, a constant that exp(a - peak) can't overflow with."""
+    peak = max(a.data if isinstance(a, Tensor) else a, axis, keepdims=True)
+    xp = module_of(peak)
+    return xp.where(xp.isfinite(peak), peak, 0)
+
+
+def logsumexp(a: Input, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log Σ exp(a), without overflow: m + log Σ exp(a - m) with m = max(a)."""
+    peak = _peak(a, axis)
+    y = log(sum(exp(a - peak), axis, keepdims=True)) + peak
+    return y if keepdims else squeeze(y, axis=tuple(range(y.ndim)) if axis is None else axis)
+
+
+def softmax(a: Input, axis: Axis = -1) -> Tensor:
+    """exp(a) / Σ exp(a), without overflow."""
+    e = exp(a - _peak(a, axis))
+    return e / sum(e, axis, keepdims=True)
+
+
+def log_softmax(a: Input, axis: Axis = -1) -> Tensor:
+    """log softmax(a) = a - logsumexp(a), exact also where softmax(a) is 0."""
+    d = a - _peak(a, axis)
+    return d - log(sum(exp(d), axis, keepdims=True))

@@ -1,0 +1,109 @@
+"""Ops that move elements without changing them, with NumPy's names and arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinybn.backend import Array
+from tinybn.recording import primitive
+from tinybn.tensor import Input, Tensor
+
+
+@primitive(lambda g, y, a, shape: reshape(g, a.shape))
+def reshape(xp: Any, a: Array, shape: int | tuple[int, ...]) -> Array:
+    """a with another shape of the same size; one length may be -1."""
+    return a.reshape(shape)
+
+
+@primitive(lambda g, y, a, axes: transpose(g, _inverse(axes)))
+def transpose(xp: Any, a: Array, axes: tuple[int, ...] | None = None) -> Array:
+    """a with its axes in the order `axes`, or reversed."""
+    return a.transpose(axes)
+
+
+def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if axes is None:
+        return None
+    return tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))
+
+
+@primitive(lambda g, y, a, axis1, axis2: swapaxes(g, axis1, axis2))
+def swapaxes(xp: Any, a: Array, axis1: int, axis2: int) -> Array:
+    """a with two of its axes exchanged."""
+    return a.swapaxes(axis1, axis2)
+
+
+@primitive(lambda g, y, a, axis: reshape(g, a.shape))
+def expand_dims(xp: Any, a: Array, axis: int | tuple[int, ...]) -> Array:
+    """a with axes of length 1 inserted, so that they stand at `axis` in the result."""
+    return xp.expand_dims(a, axis)
+
+
+@primitive(lambda g, y, a, axis: reshape(g, a.shape))
+def squeeze(xp: Any, a: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """a without its axes of length 1, or without those of them that `axis` names."""
+    return a.squeeze(axis)
+
+
+@primitive(lambda g, y, a, shape: g)
+def broadcast_to(xp: Any, a: Array, shape: tuple[int, ...]) -> Array:
+    """a repeated along new axes and axes of length 1."""
+    return xp.broadcast_to(a, shape)
+
+
+def concatenate(arrays: Sequence[Input], axis: int = 0) -> Tensor:
+    """The arrays one after another along an axis that they have."""
+    return _concatenate(*_several("concatenate", arrays), axis=axis)
+
+
+def stack(arrays: Sequence[Input], axis: int = 0) -> Tensor:
+    """The arrays, all of one shape, side by side along a new axis."""
+    arrays = _several("stack", arrays)
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"stack: expected equal shapes, got {[a.shape for a in arrays]}")
+    return _concatenate(*(expand_dims(a, axis) for a in arrays), axis=axis)
+
+
+def _several(name: str, arrays: Sequence[Input]) -> list[Any]:
+    if not isinstance(arrays, list | tuple) or not arrays:
+        raise ValueError(f"{name}: expected a list or tuple of at least one Tensor or array")
+    return list(arrays)
+
+
+@primitive(lambda g, y, *arrays, axis, i: getitem(g, _place(arrays, axis, i)))
+def _concatenate(xp: Any, *arrays: Array, axis: int) -> Array:
+    return xp.concatenate(arrays, axis=axis)
+
+
+def _place(arrays: Sequence[Any], axis: int, i: int) -> tuple[slice, ...]:
+    """Where in the result of concatenate its i-th array lies."""
+    axis %= arrays[i].ndim
+    start = sum(a.shape[axis] for a in arrays[:i])
+    return (*[slice(None)] * axis, slice(start, start + arrays[i].shape[axis]))
+
+
+def getitem(a: Input, index: Any) -> Tensor:
+    """a[index]: integers, slices, None, `...`, and arrays (or Tensors) of integers or bools."""
+    if isinstance(index, tuple):
+        index = tuple(i.data if isinstance(i, Tensor) else i for i in index)
+    elif isinstance(index, Tensor):
+        index = index.data
+    return _getitem(a, index=index)
+
+
+@primitive(lambda g, y, a, index: _put(g, index=index, shape=a.shape))
+def _getitem(xp: Any, a: Array, *, index: Any) -> Array:
+    return a[index]
+
+
+@primitive(lambda g, y, a, index, shape: _getitem(g, index=index))
+def _put(xp: Any, a: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
+    """Zeros of `shape` with a added at `index`; what goes to the same element adds up."""
+    out = xp.zeros(shape, dtype=a.dtype)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is ... or isinstance(part, int | slice) for part in parts):
+        out[index] = a
+    else:
+        xp.add.at(out, index, a)
+    return out

@@ -1,0 +1,259 @@
+"""Recording: an op that is called with a Tensor remembers what its backward pass will need.
+
+    @primitive(lambda g, y, a, b: g * b,
+               lambda g, y, a, b: g * a)
+    def multiply(xp, a, b):
+        return a * b
+
+`primitive` turns an array function and one gradient rule per input into an op. The op, called with
+a Tensor that needs gradients, leaves a `Node` behind: the op, where each input came from, and those
+arrays, and only those, that the rules read. Nodes point back to what was there before and nothing
+points forward, so there are no cycles: a graph goes away with the last Tensor that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias
+
+import numpy as np
+
+from tinybn import anomaly
+from tinybn.backend import MODULES, Array, BackendMismatchError
+from tinybn.tensor import Tensor, tick, wrap
+
+P = ParamSpec("P")
+Rule: TypeAlias = Callable[..., Any]
+"""`rule(g, y, *inputs, **static)`: the gradient of one input, from that of the output y, g."""
+
+
+class Mode(NamedTuple):
+    """What a thread is doing: whether ops record themselves, whether they look for NaN and inf."""
+
+    record: bool = True
+    anomaly: bool = False
+
+
+_mode: ContextVar[Mode] = ContextVar("tinybn_mode", default=Mode())  # noqa: B039, it is immutable
+current_mode = _mode.get
+
+
+@contextlib.contextmanager
+def in_mode(**changes: bool) -> Iterator[None]:
+    """This block, in this thread, in another `Mode`."""
+    token = _mode.set(_mode.get()._replace(**changes))
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+class Op:
+    """An array function and its gradient rules, one per input (None: that one has no gradient)."""
+
+    __slots__ = (
+        "defaults",
+        "forward",
+        "inputs",
+        "keeps_output",
+        "name",
+        "rules",
+        "static",
+        "unread",
+    )
+
+    def __init__(self, forward: Callable[..., Array], rules: tuple[Rule | None, ...]) -> None:
+        parameters = list(inspect.signature(forward).parameters.values())[1:]
+        variadic = bool(parameters) and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL
+        self.name = forward.__name__.strip("_")
+        self.forward = forward
+        self.rules: Any = _ForEach(rules[0]) if variadic and rules[0] else rules
+        self.inputs = sys.maxsize if variadic else len(rules)
+        self.static = [p.name for p in parameters[self.inputs :]]
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        read = [_arguments_read(rule, 2 + len(rules)) for rule in rules if rule is not None]
+        self.keeps_output = any(1 in arguments for arguments in read)
+        self.unread = [i for i in range(len(rules)) if all(2 + i not in args for args in read)]
+
+
+class _ForEach:
+    """The rules of an op with any number of inputs: one rule, told as `i` which input is meant."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def __getitem__(self, i: int) -> Rule:
+        return functools.partial(self.rule, i=i)
+
+
+def _arguments_read(rule: Rule, count: int) -> set[int]:
+    """Which of its first `count` arguments a rule reads; all, if it is no plain Python function."""
+    code = getattr(rule, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARARGS:
+        return set(range(count))
+    loaded: set[Any] = set()
+    for instruction in dis.get_instructions(code):
+        if "LOAD" in instruction.opname:  # argval is a tuple where newer Pythons load two at once
+            argval = instruction.argval
+            loaded.update(argval if isinstance(argval, tuple) else (argval,))
+    return {i for i, name in enumerate(code.co_varnames[:count]) if name in loaded}
+
+
+class Node:
+    """One recorded call of an op.
+
+    sources: per input the Node that computed it, or the leaf that it is, or None (a constant).
+    arrays, output: what the rules read, and None in the place of what they don't.
+    shape, dtype: of the output, and so of its gradient. time: when it was recorded (see tensor.py).
+    line: where the user called it, under detect_anomaly.
+    """
+
+    __slots__ = ("arrays", "dtype", "line", "op", "output", "shape", "sources", "static", "time")
+
+    op: Op
+    static: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    time: int
+    line: str | None
+    output: Array
+    sources: list[Any] | None
+    arrays: list[Any] | None
+
+    def release(self) -> None:
+        """Free what only a backward pass needs; it can't be run again."""
+        self.sources = self.arrays = self.output = None
+
+    def as_tensors(self) -> tuple[Tensor, list[Any]]:
+        """The output and the inputs as Tensors with their history, for rules under create_graph."""
+        assert self.sources is not None
+        assert self.arrays is not None
+        inputs = [
+            wrap(array, source) if isinstance(source, Node) else array if source is None else source
+            for source, array in zip(self.sources, self.arrays, strict=True)
+        ]
+        return wrap(self.output, self), inputs
+
+
+_new = object.__new__
+NO_STATIC: dict[str, Any] = {}
+
+
+def primitive(
+    *rules: Rule | None,
+) -> Callable[[Callable[Concatenate[Any, P], Array]], Callable[P, Tensor]]:
+    """Make a differentiable op of an array function, given one gradient rule per input.
+
+    The function takes the array library `xp`, the inputs, then what is static (axis, shape, eps, …)
+    and returns an array. A rule takes `g, y, *inputs, **static` and returns the gradient of its
+    input, in the shape of y or of the input: summing over broadcast axes is not its business. It uses
+    operators and ops only, so that it runs on arrays and on Tensors. A function of `*arrays` has one
+    rule, which is also told as `i` which input is meant.
+
+    The op takes Tensors, arrays (constants) and numbers. Given a Tensor it returns a Tensor, and
+    records itself if one of them requires grad; otherwise it returns an array.
+    """
+
+    def decorate(forward: Callable[Concatenate[Any, P], Array]) -> Callable[P, Tensor]:
+        op = Op(forward, rules)
+        differentiable, inputs, defaults = any(rules), op.inputs, op.defaults
+
+        @functools.wraps(forward)
+        def call(*args: Any, **static: Any) -> Any:
+            if len(args) > inputs:  # static arguments by position, as NumPy's functions take them
+                static.update(zip(op.static, args[inputs:], strict=False))
+                args = args[:inputs]
+            if defaults:
+                static = {**defaults, **static}
+            xp = kind = None
+            tensors = constants = tracked = False
+            arrays: list[Any] = []
+            sources: list[Any] = []
+            for a in args:
+                if isinstance(a, Tensor):
+                    tensors = True
+                    if a._tracked:
+                        tracked = True
+                    sources.append(a._node or a)
+                    a = a._data
+                else:
+                    constants = True
+                    sources.append(None)
+                arrays.append(a)
+                if type(a) is not kind:
+                    kind = type(a)
+                    owner = MODULES[kind]
+                    if xp is None:
+                        xp = owner
+                    elif owner is not None and owner is not xp:
+                        raise _mismatch(op, args)
+            if tensors and constants:  # NumPy's scalars count as Python's: they promote no dtype
+                arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
+            try:
+                y = forward(xp or np, *arrays, **static)
+            except (AttributeError, TypeError, ValueError, IndexError) as error:
+                raise _explained(op, arrays, static, error) from error
+            if not tensors:
+                return y
+            if type(y) is not kind and isinstance(
+                y, np.generic
+            ):  # what NumPy's reductions give instead of 0-d arrays
+                y = np.asarray(y)
+            mode = current_mode()
+            if mode.anomaly:
+                anomaly.check_output(op.name, y, arrays)
+            if not (tracked and differentiable and mode.record):
+                return wrap(y)
+            for i in op.unread:
+                arrays[i] = None
+            node: Node = _new(Node)
+            node.op = op
+            node.sources = sources
+            node.arrays = arrays
+            node.output = y if op.keeps_output else None
+            node.static = static or NO_STATIC
+            node.shape = y.shape
+            node.dtype = y.dtype
+            node.time = tick()
+            node.line = anomaly.user_line() if mode.anomaly else None
+            return wrap(y, node)
+
+        signature = inspect.signature(forward)
+        visible = list(signature.parameters.values())[1:]  # without xp
+        call.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
+        call.op = op  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _explained(op: Op, arrays: list[Any], static: dict[str, Any], error: Exception) -> Exception:
+    """`error` again, with the name of the op and what it was given."""
+    given = [_described(a) for a in arrays]
+    given += [f"{name}={_described(value)}" for name, value in static.items()]
+    kinds = (np.exceptions.AxisError, IndexError, ValueError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), TypeError)
+    return kind(f"{op.name}({', '.join(given)}): {error}")
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if hasattr(value, "shape") else repr(value)
+
+
+def _mismatch(op: Op, arrays: tuple[Any, ...]) -> BackendMismatchError:
+    shapes = [f"{_described(a)} on {module_of(a).__name__}" for a in arrays if hasattr(a, "shape")]
+    return BackendMismatchError(
+        f"{op.name}: {' and '.join(shapes)}: move one of them with .to('numpy') or .to('cupy')"
+    )
+
+
+def module_of(array: Any) -> ModuleType:
+    """The array library of a Tensor or an array (NumPy, for numbers)."""
+    return MODULES[type(array._data if isinstance(array, Tensor) else array)] or np

@@ -1,0 +1,257 @@
+"""Tensor: an array, its gradient, and how it was computed.
+
+A Tensor is either a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows
+the Node that made it (`_node`, see recording.py); a leaf has none and is where gradients end up.
+
+Every recorded op and every in-place change of a leaf takes a tick of one clock. So a backward pass
+knows the order in which things were computed, and whether an array changed after an op had read it.
+The operators and methods that are ops (`a + b`, `a.sum()`, …) are bound to them in ops/__init__.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from tinybn import backend as backends
+from tinybn.backend import MODULES, Array
+
+tick = itertools.count(1).__next__
+
+Input: TypeAlias = "Tensor | Array"
+"""What an op takes: Tensors, and arrays, which are constants."""
+
+Operand: TypeAlias = "Tensor | Array | float"
+"""What an elementwise op takes: numbers, too."""
+
+
+class Tensor:
+    """An array with a gradient; `Tensor(...)` and `tb.tensor(...)` are the same call.
+
+    data: a Tensor, an array, a number or nested lists of numbers; it is copied. Lists and numbers
+        become float32, arrays keep their dtype.
+    dtype: another dtype than that.
+    requires_grad: whether gradients are wanted for it; needs a floating-point dtype.
+    backend: "numpy" or "cupy"; by default where `data` lives already, or what `use_backend` says.
+    """
+
+    __slots__ = ("__weakref__", "_changed", "_data", "_node", "_tracked", "grad")
+    # NumPy and CuPy arrays leave `array + tensor` and the like to the Tensor.
+    __array_ufunc__ = None
+    __array_priority__ = 1000
+
+    grad: Tensor | None
+    """The gradient of what `backward` was called on: leaves only, and it adds up."""
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        dtype: DTypeLike | None = None,
+        requires_grad: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        self._data = _own_array(data, dtype, backend or backends.default())
+        self._node: Any = None
+        self._changed = 0
+        self._tracked = False
+        self.grad = None
+        self.requires_grad = requires_grad
+
+    @property
+    def data(self) -> Array:
+        """The array. Setting it (also by `t.data -= a`) counts as a change that backward notices."""
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if MODULES[type(array)] is None:
+            raise TypeError(f"data must be an array, got {type(array).__name__}")
+        if self._node is not None:
+            raise ValueError("the data of an op's output can't be set: detach() it first")
+        if self._tracked:
+            _check_differentiable(array.dtype)
+        self._data = array
+        self._changed = tick()
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a backward pass computes a gradient for this Tensor (or through it)."""
+        return self._tracked
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if self._node is not None and not wanted:
+            raise ValueError("the output of a recorded op always requires grad: use detach()")
+        if wanted:
+            _check_differentiable(self._data.dtype)
+        self._tracked = bool(wanted)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._data.dtype
+
+    @property
+    def backend(self) -> str:
+        """ "numpy" or "cupy"."""
+        return backends.name_of(self._data)
+
+    def numpy(self) -> np.ndarray:
+        """A copy as a NumPy array, on the host, without history."""
+        return np.array(backends.move(self._data, "numpy"))
+
+    def item(self) -> float:
+        """The value of a Tensor with one element, as a Python number."""
+        if self.size != 1:
+            raise ValueError(
+                f"item() needs exactly one element, this Tensor has shape {self.shape}"
+            )
+        return self._data.item()
+
+    def detach(self) -> Tensor:
+        """The same array as a leaf without history: no gradient flows through it."""
+        return wrap(self._data)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        if self.backend != "numpy":
+            raise TypeError("a CuPy Tensor is not converted silently: use .numpy()")
+        return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len() of a Tensor without axes (shape ())")
+        return self.shape[0]
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __repr__(self) -> str:
+        values = np.array2string(
+            backends.move(self._data, "numpy"), separator=", ", prefix="tensor(", threshold=100
+        )
+        notes = ["" if self.dtype == np.float32 else f", dtype={self.dtype}"]
+        if self.backend != "numpy":
+            notes.append(f", backend={self.backend!r}")
+        if self._node is not None:
+            notes.append(f", from {self._node.op.name}")
+        elif self._tracked:
+            notes.append(", requires_grad=True")
+        return f"tensor({values}{''.join(notes)})"
+
+    __hash__ = object.__hash__
+
+    if TYPE_CHECKING:  # bound in ops/__init__.py, so that no op has to be known here
+
+        @property
+        def T(self) -> Tensor: ...  # noqa: N802
+
+        def backward(
+            self,
+            gradient: Any = None,
+            *,
+            retain_graph: bool = False,
+            create_graph: bool = False,
+        ) -> None: ...
+        def __add__(self, other: Operand) -> Tensor: ...
+        def __radd__(self, other: Operand) -> Tensor: ...
+        def __sub__(self, other: Operand) -> Tensor: ...
+        def __rsub__(self, other: Operand) -> Tensor: ...
+        def __mul__(self, other: Operand) -> Tensor: ...
+        def __rmul__(self, other: Operand) -> Tensor: ...
+        def __truediv__(self, other: Operand) -> Tensor: ...
+        def __rtruediv__(self, other: Operand) -> Tensor: ...
+        def __pow__(self, other: Operand) -> Tensor: ...
+        def __rpow__(self, other: Operand) -> Tensor: ...
+        def __matmul__(self, other: Operand) -> Tensor: ...
+        def __rmatmul__(self, other: Operand) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __lt__(self, other: Operand) -> Tensor: ...
+        def __le__(self, other: Operand) -> Tensor: ...
+        def __gt__(self, other: Operand) -> Tensor: ...
+        def __ge__(self, other: Operand) -> Tensor: ...
+        def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        def __getattr__(self, name: str) -> Any: ...  # the methods: sum, mean, exp, reshape, …
+
+
+def tensor(
+    data: Any,
+    *,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """A new leaf Tensor with a copy of `data`; the arguments are those of `Tensor`."""
+    return Tensor(data, dtype=dtype, requires_grad=requires_grad, backend=backend)
+
+
+def wrap(array: Array, node: Any = None) -> Tensor:
+    """A Tensor around `array` itself, without a copy or a check: how ops make their outputs."""
+    out: Tensor = new_tensor(Tensor)
+    out._data = array
+    out._node = node
+    out._changed = 0
+    out._tracked = node is not None
+    out.grad = None
+    return out
+
+
+new_tensor = object.__new__
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of a Tensor or an array; () for anything else."""
+    return getattr(value, "shape", ())
+
+
+def _own_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array:
+    if isinstance(data, Tensor):
+        data = data._data
+    if isinstance(data, np.ndarray):
+        array = np.array(data, dtype=dtype)
+    elif type(data).__module__.partition(".")[0] == "cupy":
+        array = backends.module("cupy").array(data, dtype=dtype)
+    else:
+        if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
+            raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
+        try:
+            array = np.array(data, dtype=np.float32 if dtype is None else dtype)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"a Tensor can't be made of {type(data).__name__}: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a Tensor holds real numbers or bools, got dtype {array.dtype}")
+    return array if backend is None else backends.move(array, backend)
+
+
+def _check_differentiable(dtype: np.dtype) -> None:
+    if dtype.kind != "f":
+        raise TypeError(
+            f"only floating-point Tensors can require gradients, this one is {dtype}: "
+            "give dtype=np.float32"
+        )
