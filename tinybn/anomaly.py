@@ -11,7 +11,7 @@ from tinybn.tensor import Tensor
 def check_output(op: str, output: Any, inputs: list[Any]) -> None:
     """Raise FloatingPointError if `op`, being called at the moment, gave a NaN or an inf."""
     if bad := _describe(output):
-        given = [f"{bad} in input {i}" for i, a in enumerate(inputs) if (bad := _describe(a))]
+        given = [f"{b} in input {i}" for i, b in enumerate(map(_describe, inputs)) if b]
         cause = f"was given {' and '.join(given)}, and returned" if given else "made"
         raise FloatingPointError(f"{op!r} {cause} {bad} in its output; called at {user_line()}")
 

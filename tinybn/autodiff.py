@@ -72,7 +72,7 @@ def grad(
     create_graph: bool = False,
     retain_graph: bool | None = None,
     allow_unused: bool = False,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """The gradients of Σ grad_outputs · outputs, one per input, as a tuple; no `.grad` is touched.
 
     outputs, inputs: a Tensor or several; an input may be a leaf or anything that the outputs were
@@ -231,8 +231,8 @@ def _freed(node: Node) -> RuntimeError:
 def _changed(node: Node, i: int) -> RuntimeError:
     return RuntimeError(
         f"input {i} of {node.op.name!r} was changed in place after the op read it (by an "
-        "optimizer step, load_state_dict, …), but its backward pass needs the old values: run backward "
-        "before the change, or forward again after it"
+        "optimizer step, load_state_dict, …), but its backward pass needs the old values: run "
+        "backward before the change, or forward again after it"
     )
 
 

@@ -95,15 +95,16 @@ class _ForEach:
 
 def _arguments_read(rule: Rule, count: int) -> set[int]:
     """Which of its first `count` arguments a rule reads; all, if it is no plain Python function."""
-    code = getattr(rule, "__code__", None)
-    if code is None or code.co_flags & inspect.CO_VARARGS:
+    if not inspect.isfunction(rule):
         return set(range(count))
+    code = rule.__code__
+    names = code.co_varnames[: code.co_argcount]  # what comes after these goes to *args
     loaded: set[Any] = set()
     for instruction in dis.get_instructions(code):
         if "LOAD" in instruction.opname:  # argval is a tuple where newer Pythons load two at once
             argval = instruction.argval
             loaded.update(argval if isinstance(argval, tuple) else (argval,))
-    return {i for i, name in enumerate(code.co_varnames[:count]) if name in loaded}
+    return {i for i in range(count) if i >= len(names) or names[i] in loaded}
 
 
 class Node:
@@ -153,9 +154,9 @@ def primitive(
 
     The function takes the array library `xp`, the inputs, then what is static (axis, shape, eps, …)
     and returns an array. A rule takes `g, y, *inputs, **static` and returns the gradient of its
-    input, in the shape of y or of the input: summing over broadcast axes is not its business. It uses
-    operators and ops only, so that it runs on arrays and on Tensors. A function of `*arrays` has one
-    rule, which is also told as `i` which input is meant.
+    input, in the shape of y or of the input: summing over broadcast axes is not its business. It
+    uses operators and ops only, so that it runs on arrays and on Tensors. A function of `*arrays`
+    has one rule, which is also told as `i` which input is meant.
 
     The op takes Tensors, arrays (constants) and numbers. Given a Tensor it returns a Tensor, and
     records itself if one of them requires grad; otherwise it returns an array.
@@ -168,8 +169,7 @@ def primitive(
         @functools.wraps(forward)
         def call(*args: Any, **static: Any) -> Any:
             if len(args) > inputs:  # static arguments by position, as NumPy's functions take them
-                static.update(zip(op.static, args[inputs:], strict=False))
-                args = args[:inputs]
+                args = _bind(op, args, static)
             if defaults:
                 static = {**defaults, **static}
             xp = kind = None
@@ -232,6 +232,18 @@ def primitive(
         return call
 
     return decorate
+
+
+def _bind(op: Op, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[Any, ...]:
+    """Put the positional arguments after the inputs into `static`, and return the inputs."""
+    extra = dict(zip(op.static, args[op.inputs :], strict=False))
+    if len(extra) < len(args) - op.inputs or not static.keys().isdisjoint(extra):
+        raise TypeError(
+            f"{op.name} takes {op.inputs} inputs, then {', '.join(op.static) or 'nothing'}: got "
+            f"{len(args)} arguments by position and {', '.join(static) or 'nothing'} by name"
+        )
+    static.update(extra)
+    return args[: op.inputs]
 
 
 def _explained(op: Op, arrays: list[Any], static: dict[str, Any], error: Exception) -> Exception:

@@ -31,8 +31,8 @@ Operand: TypeAlias = "Tensor | Array | float"
 class Tensor:
     """An array with a gradient; `Tensor(...)` and `tb.tensor(...)` are the same call.
 
-    data: a Tensor, an array, a number or nested lists of numbers; it is copied. Lists and numbers
-        become float32, arrays keep their dtype.
+    data: a Tensor, an array, a number or nested lists of numbers; it is copied. Lists and Python
+        numbers become float32, arrays (and NumPy's scalars) keep their dtype.
     dtype: another dtype than that.
     requires_grad: whether gradients are wanted for it; needs a floating-point dtype.
     backend: "numpy" or "cupy"; by default where `data` lives already, or what `use_backend` says.
@@ -63,7 +63,7 @@ class Tensor:
 
     @property
     def data(self) -> Array:
-        """The array. Setting it (also by `t.data -= a`) counts as a change that backward notices."""
+        """The array. Setting it (also by `t.data -= a`) is a change that backward notices."""
         return self._data
 
     @data.setter
@@ -233,7 +233,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
 def _own_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array:
     if isinstance(data, Tensor):
         data = data._data
-    if isinstance(data, np.ndarray):
+    if isinstance(data, np.ndarray | np.generic):
         array = np.array(data, dtype=dtype)
     elif type(data).__module__.partition(".")[0] == "cupy":
         array = backends.module("cupy").array(data, dtype=dtype)
@@ -241,11 +241,17 @@ def _own_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array
         if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
             raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
         try:
-            array = np.array(data, dtype=np.float32 if dtype is None else dtype)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"a Tensor can't be made of {type(data).__name__}: {error}") from error
+            array = np.array(data)
+        except ValueError as error:  # rows of different lengths
+            raise TypeError(
+                f"a Tensor can't be made of this {type(data).__name__}: {error}"
+            ) from error
+        if array.dtype.kind in "fiub":
+            array = array.astype(np.float32 if dtype is None else dtype)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"a Tensor holds real numbers or bools, got dtype {array.dtype}")
+        raise TypeError(
+            f"a Tensor holds real numbers, got {type(data).__name__} with dtype {array.dtype}"
+        )
     return array if backend is None else backends.move(array, backend)
 
 

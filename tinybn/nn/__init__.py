@@ -2,10 +2,11 @@
 
 from tinybn.nn.layers import MLP, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
 from tinybn.nn.module import Module
-from tinybn.nn.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from tinybn.nn.norm import NORMS, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 __all__ = [
     "MLP",
+    "NORMS",
     "BatchNorm",
     "Dropout",
     "Flatten",

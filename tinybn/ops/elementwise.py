@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
 from tinybn.backend import Array
-from tinybn.recording import primitive
+from tinybn.recording import module_of, primitive
 
 
 @primitive(
@@ -60,7 +60,7 @@ def negative(xp: Any, a: Array) -> Array:
 
 @primitive(
     lambda g, y, a, b: g * b * a ** _one_less(b),
-    lambda g, y, a, b: g * y * log(where(a == 0, 1, a)),
+    lambda g, y, a, b: g * y * _log_or_0(a),
 )
 def power(xp: Any, a: Array, b: Array) -> Array:
     """a ** b. At a = 0 the gradient of b is 0, its limit for every b > 0."""
@@ -70,6 +70,13 @@ def power(xp: Any, a: Array, b: Array) -> Array:
 def _one_less(b: Any) -> Any:
     """b - 1, and where b is 0 just any finite power: 0 * a ** -1 would be NaN at a = 0."""
     return where(b == 0, 1, b - 1) if hasattr(b, "shape") else b - 1 if b else 1
+
+
+def _log_or_0(a: Any) -> Any:
+    """log a, and 0 where a is 0."""
+    if hasattr(a, "shape"):
+        return log(where(a == 0, 1, a))
+    return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
 
 
 @primitive(lambda g, y, a: g * y)
@@ -152,7 +159,7 @@ def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
     return a.astype(dtype)
 
 
-@primitive(lambda g, y, a, backend: to(g, backend=backends.name_of(a)))
+@primitive(lambda g, y, a, backend: to(g, module_of(a).__name__))
 def to(xp: Any, a: Array, backend: str) -> Array:
     """a on another backend ("numpy" or "cupy"); its gradient comes back to a's."""
     return backends.move(a, backend)

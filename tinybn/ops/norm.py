@@ -59,7 +59,7 @@ def batch_norm(
             "batch_norm: expected both mean and var (evaluation), or neither (training)"
         )
     if mean is not None:
-        mean, var = (reshape(_constant(v), shape) for v in (mean, var))
+        mean, var = (reshape(_constant(v), shape).astype(x.dtype) for v in (mean, var))
         return _affine((x - mean) / sqrt(var + eps), gamma, beta, shape)
     _more_than_one("batch_norm", x, axis)
     return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, shape)

@@ -1,0 +1,38 @@
+# make demo    set up, and train an MLP on real digits with and without batch norm
+# make test    set up, and run the tests
+PYTHON ?= python3
+BACKEND ?= numpy
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+.PHONY: demo test lint test-peers clean
+
+demo: $(VENV)/ready
+	$(BIN)/python examples/demo.py --backend $(BACKEND)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# PyTorch and JAX as oracles; large downloads.
+test-peers: $(VENV)/peers
+	$(BIN)/python -m pytest tests/peers
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs Python 3.11 \
+	or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) '.[examples,test]'
+	touch $@
+
+$(VENV)/lint $(VENV)/peers: $(VENV)/%: $(VENV)/ready
+	$(PIP) '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

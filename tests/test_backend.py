@@ -1,0 +1,165 @@
+"""Which library owns an array, and what is said when one can't be had. (No GPU is needed here.)"""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import tinybn as tb
+from tinybn import backend
+
+
+class FakeRuntimeError(RuntimeError):
+    """As CuPy's CUDARuntimeError."""
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+class DynamicLibNotFoundError(RuntimeError):
+    """As cuda.pathfinder's."""
+
+
+def fake_cupy(monkeypatch, *, count_error=None, run_error=None, driver=13000, runtime=13020):
+    """A module that fails as CuPy does; the real one is tried elsewhere."""
+
+    def fail(error):
+        if error:
+            raise error
+        return 1
+
+    cupy = types.ModuleType("cupy")
+    cupy.ndarray = type("ndarray", (), {"__module__": "cupy"})
+    cupy.ones = lambda *args, **kwargs: fail(run_error)
+    cupy.cuda = types.SimpleNamespace(
+        runtime=types.SimpleNamespace(
+            getDeviceCount=lambda: fail(count_error),
+            driverGetVersion=lambda: driver,
+            runtimeGetVersion=lambda: runtime,
+        )
+    )
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+
+@pytest.fixture(autouse=True)
+def _forget_cupy():
+    backend._cupy.cache_clear()
+    yield
+    backend._cupy.cache_clear()
+
+
+OLD = FakeRuntimeError(35, "cudaErrorInsufficientDriver")
+NONE = FakeRuntimeError(100, "cudaErrorNoDevice")
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        ({"count_error": OLD, "driver": 0}, "no NVIDIA driver.*--gpus all"),
+        (
+            {"count_error": OLD, "driver": 12040},
+            "supports CUDA 12.4.*needs 13.2: update the driver or install cupy-cuda12x",
+        ),
+        (
+            {"count_error": OLD, "driver": 11080, "runtime": 12090},
+            "supports CUDA 11.8.*needs 12.9: update the driver$",
+        ),
+        ({"count_error": NONE}, "no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        ({"run_error": ImportError("libcublas.so.13")}, r"libcublas.so.13.*pip install 'cupy"),
+        ({"run_error": DynamicLibNotFoundError("libnvrtc")}, r"libnvrtc.*cupy-cuda13x\[ctk\]"),
+        ({"run_error": RuntimeError("on fire")}, r"can't run here \(RuntimeError: on fire\)"),
+    ],
+)
+def test_each_cause_has_its_sentence_and_its_cure(monkeypatch, cause, message):
+    fake_cupy(monkeypatch, **cause)
+    with pytest.raises(tb.BackendUnavailableError, match=message):
+        tb.tensor([1.0], backend="cupy")
+
+
+def test_a_cupy_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    with pytest.raises(
+        tb.BackendUnavailableError, match=r"not installed: run `pip install 'cupy-c"
+    ):
+        tb.use_backend("cupy").__enter__()
+    with pytest.raises(tb.BackendUnavailableError, match="not installed"):
+        tb.nn.Linear(2, 2).to("cupy")
+    with pytest.raises(tb.BackendUnavailableError, match="not installed"):
+        tb.tensor([1.0]).to("cupy")
+
+
+def test_a_cupy_that_cannot_be_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent("libamdhip64.so.7"), *sys.meta_path])
+    with pytest.raises(tb.BackendUnavailableError, match=r"can't be imported \(libamdhip64"):
+        tb.tensor([1.0], backend="cupy")
+
+
+class Absent:
+    """Makes `import cupy` fail: as if it were not installed, or with `reason`."""
+
+    def __init__(self, reason=None):
+        self.reason = reason
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "cupy":
+            raise (
+                ImportError(self.reason)
+                if self.reason
+                else ModuleNotFoundError("No module named 'cupy'", name="cupy")
+            )
+
+
+def test_unknown_backends_are_refused_with_the_known_ones():
+    for call in (
+        lambda: tb.tensor([1.0], backend="jax"),
+        lambda: tb.use_backend("jax").__enter__(),
+        lambda: tb.tensor([1.0]).to("jax"),
+    ):
+        with pytest.raises(ValueError, match=r"unknown backend 'jax'.*'numpy', 'cupy'"):
+            call()
+    with pytest.raises(ValueError, match="'numpy', 'cupy' or a floating-point dtype, got 'jax'"):
+        tb.nn.Linear(2, 2).to("jax")
+
+
+def test_use_backend_ends_with_its_block():
+    with tb.use_backend("numpy"):
+        assert backend.default() == "numpy"
+        assert tb.tensor([1.0]).backend == "numpy"
+    assert backend.default() is None
+
+
+class Foreign:
+    """An array of another library, as far as an op looks."""
+
+    shape = (2,)
+    dtype = np.dtype(np.float32)
+
+
+def test_arrays_of_two_libraries_do_not_mix(monkeypatch):
+    monkeypatch.setitem(backend.MODULES, Foreign, types.ModuleType("cupy"))
+    x = tb.tensor([1.0, 2.0], requires_grad=True)
+    message = r"multiply: float32 \(2,\) on numpy and float32 \(2,\) on cupy: move one"
+    with pytest.raises(tb.BackendMismatchError, match=message):
+        x * Foreign()
+    y = x * 2
+    with pytest.raises(tb.BackendMismatchError):
+        tb.ops.where(y > 0, y, Foreign())
+
+
+def test_cupy_is_not_imported_before_it_is_wanted():
+    import subprocess
+
+    code = (
+        "import tinybn, sys; assert 'cupy' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_arrays_of_subclasses_are_refused():
+    with pytest.raises(TypeError, match="got MaskedArray"):
+        tb.tensor([1.0]) + np.ma.array([1.0])

@@ -1,0 +1,96 @@
+"""The examples, run as a person runs them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import demo
+import numpy as np
+import pytest
+import train_mlp
+from train_mlp import Config, train
+
+import tinybn as tb
+from tinybn import checkpoint
+
+EXAMPLES = Path(train_mlp.__file__).parent
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer", "group", "rms"])
+def test_every_norm_learns_digits(norm):
+    run, _ = train(Config(norm=norm, epochs=12), progress=False)
+    assert run.test_accuracy > 0.9
+    assert run.diverged_at is None
+
+
+@pytest.mark.parametrize("data", ["wine", "breast_cancer"])
+def test_the_other_data_are_learnt_too(data):
+    run, _ = train(
+        Config(data=data, hidden=(16,), batch_size=16, epochs=20, optimizer="adam", lr=0.01),
+        progress=False,
+    )
+    assert run.test_accuracy > 0.85
+
+
+def test_a_run_can_be_repeated_to_the_last_digit():
+    first, model = train(Config(epochs=2), progress=False)
+    again, twin = train(Config(epochs=2), progress=False)
+    assert first.loss == again.loss
+    assert first.accuracy == again.accuracy
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=name)
+
+
+def test_train_mlp_writes_a_table_a_picture_and_a_model_that_loads(tmp_path, capsys):
+    assert train_mlp.main(["--epochs", "3", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "validation accuracy" in out
+    assert "test accuracy 9" in out
+    assert {p.name for p in tmp_path.iterdir()} == {"model.npz", "result.json", "curves.png"}
+    result = json.loads((tmp_path / "result.json").read_text())
+    model = tb.nn.MLP([64, 64, 64, 64, 10], "batch")
+    model.load_state_dict(checkpoint.load(tmp_path / "model.npz"))
+    test = tb.data.load("digits").test
+    assert train_mlp.accuracy(model, test, "numpy") == result["test_accuracy"]
+
+
+def test_a_diverged_run_says_at_which_step(tmp_path, capsys):
+    arguments = ["--norm", "none", "--lr", "1e6", "--no-plot", "--out", str(tmp_path)]
+    assert train_mlp.main(arguments) == 0
+    assert "Diverged at step 5: the loss is nan. Try a smaller --lr." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr", "0"], "learning rate lr > 0, got 0.0"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--batch-size", "5000"], "give no batch of 5000"),
+        (["--hidden", "0"], "at least 1, got 0"),
+        (["--norm", "group", "--hidden", "6"], "4 groups do not divide 6"),
+        (["--out", "/dev/null/x"], "/dev/null"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_status_2(tmp_path, capsys, arguments, message):
+    assert train_mlp.main(["--out", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_mlp: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_demo_prints_both_norms_side_by_side(tmp_path):
+    command = [sys.executable, EXAMPLES / "demo.py", "--seeds", "1", "--out", tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stderr == ""  # no progress bar where there is no terminal, and no warning
+    for word in ("none", "batch", "steps to 95%", "seconds", "test accuracy", "Gradient"):
+        assert word in result.stdout
+    assert (tmp_path / "with_and_without.png").stat().st_size > 10_000
+
+
+def test_the_demo_compares_gradients_to_the_last_digits():
+    for _, double, single in demo.compare_gradients()[1:]:
+        assert float(double) < 1e-14
+        assert float(single) < 1e-5
