@@ -116,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one = everything[0].config
     layers = "–".join(map(str, one.hidden))
     print(f"1797 real handwritten digits, MLP {layers}, {one.optimizer} with lr {one.lr},")
-    print(
-        f"batches of {one.batch_size}, {one.epochs} epochs; median (range) of {options.seeds} runs\n"
-    )
+    print(f"batches of {one.batch_size}, {one.epochs} epochs; median (range) of {options.seeds}\n")
     head = ("norm", f"steps to {TARGET:.0%}", "seconds", "reached by", "test accuracy")
     print(table([head, *(summary(norm, done) for norm, done in runs.items())]))
     print(f"\n{TARGET:.0%} is meant on validation data, looked at every {one.every} steps.")

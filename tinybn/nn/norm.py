@@ -49,11 +49,7 @@ class BatchNorm(Module):
         self.num_features = num_features
 
     def forward(self, x: Input) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != self.num_features:
-            raise ValueError(
-                f"BatchNorm({self.num_features}): expected x of shape (N, {self.num_features}) or "
-                f"(N, {self.num_features}, …), got {x.shape}"
-            )
+        _check_channels(self, x, self.num_features)
         if self.training or self.running_mean is None:
             y = ops.batch_norm(x, self.gamma, self.beta, eps=self.eps)
             if self.training and self.running_mean is not None:
@@ -143,6 +139,7 @@ class GroupNorm(Module):
         self.beta = parameter(0.0, shape) if affine else None
 
     def forward(self, x: Input) -> Tensor:
+        _check_channels(self, x, self.num_channels)
         return ops.group_norm(x, self.num_groups, self.gamma, self.beta, eps=self.eps)
 
     def __repr__(self) -> str:
@@ -160,6 +157,7 @@ class InstanceNorm(Module):
         self.beta = parameter(0.0, shape) if affine else None
 
     def forward(self, x: Input) -> Tensor:
+        _check_channels(self, x, self.num_features)
         return ops.instance_norm(x, self.gamma, self.beta, eps=self.eps)
 
     def __repr__(self) -> str:
@@ -179,6 +177,13 @@ def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     if not shape:
         raise ValueError("normalized_shape: expected at least one axis, got ()")
     return tuple(at_least_1("normalized_shape", n) for n in shape)
+
+
+def _check_channels(layer: Module, x: Any, channels: int) -> None:
+    if x.ndim < 2 or x.shape[1] != channels:
+        raise ValueError(
+            f"{layer}: expected x of shape (N, {channels}) or (N, {channels}, …), got {x.shape}"
+        )
 
 
 def _fitting_axes(layer: Module, x: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,288 @@
+"""Modules: what they hold, how it is saved and moved, and how weights begin."""
+
+import copy
+
+import numpy as np
+import pytest
+from numeric import draw
+
+import tinybn as tb
+from tinybn import init, nn
+
+X = draw((6, 4), dtype=np.float32)
+
+
+def mlp(norm="batch", seed=0):
+    return nn.MLP([4, 8, 8, 3], norm, rng=np.random.default_rng(seed))
+
+
+def arrays(module):
+    return {name: array.copy() for name, array in module.state_dict().items()}
+
+
+def assert_unchanged(module, before):
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+# What a module is made of
+
+
+def test_parameters_are_named_by_their_place():
+    names = [name for name, _ in mlp().named_parameters()]
+    assert names == [
+        *("0.weight", "1.gamma", "1.beta"),
+        *("3.weight", "4.gamma", "4.beta"),
+        *("6.weight", "6.bias"),
+    ]
+    assert mlp().parameters()[0].requires_grad
+
+
+def test_modules_in_lists_are_found_and_shared_parameters_come_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            self.blocks = [nn.Linear(4, 4), nn.Linear(4, 4)]
+            self.again = self.blocks[0]
+
+        def forward(self, x):
+            for block in (*self.blocks, self.again):
+                x = block(x)
+            return x
+
+    module = Twice()
+    assert len(module.parameters()) == 4
+    assert "blocks.1.weight" in dict(module.named_parameters())
+    assert {"blocks.0.bias", "again.bias"} <= module.state_dict().keys()
+    module(X).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("norm", "kinds"),
+    [
+        (None, "Linear ReLU Linear ReLU Linear"),
+        ("none", "Linear ReLU Linear ReLU Linear"),
+        ("batch", "Linear BatchNorm ReLU Linear BatchNorm ReLU Linear"),
+        ("layer", "Linear LayerNorm ReLU Linear LayerNorm ReLU Linear"),
+        ("group", "Linear GroupNorm ReLU Linear GroupNorm ReLU Linear"),
+        ("rms", "Linear RMSNorm ReLU Linear RMSNorm ReLU Linear"),
+        (lambda n: nn.GroupNorm(2, n), "Linear GroupNorm ReLU Linear GroupNorm ReLU Linear"),
+    ],
+)
+def test_an_mlp_is_linear_norm_activation_and_a_linear_at_the_end(norm, kinds):
+    model = mlp(norm)
+    assert [type(layer).__name__ for layer in model] == kinds.split()
+    assert model(X).shape == (6, 3)
+    has_bias = [layer.bias is not None for layer in model if isinstance(layer, nn.Linear)]
+    assert has_bias == ([False, False, True] if norm == "batch" else [True] * 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "f"),
+    [
+        (nn.ReLU(), lambda x: np.maximum(x, 0)),
+        (nn.Tanh(), np.tanh),
+        (nn.Sigmoid(), lambda x: 1 / (1 + np.exp(-x))),
+        (nn.Flatten(), lambda x: x.reshape(len(x), -1)),
+    ],
+)
+def test_layers_without_parameters(layer, f):
+    x = draw((2, 3, 4))
+    np.testing.assert_allclose(layer(tb.tensor(x)).numpy(), f(x), rtol=1e-12)
+    assert layer.parameters() == []
+
+
+def test_linear_computes_x_weight_plus_bias():
+    layer = nn.Linear(4, 3)
+    layer.bias.data = np.array([1, 2, 3], np.float32)
+    expected = X @ layer.weight.numpy() + [1, 2, 3]
+    np.testing.assert_allclose(layer(X).numpy(), expected, rtol=1e-5)
+    assert nn.Linear(4, 3, bias=False).bias is None
+
+
+def test_the_first_layer_computes_no_gradient_for_the_data():
+    x = tb.tensor(X)
+    mlp()(x).sum().backward()
+    assert x.grad is None
+
+
+def test_train_and_eval_reach_every_module():
+    model = nn.Sequential(mlp(), nn.Dropout())
+    assert all(not m.training for m in model.eval().modules())
+    assert all(m.training for m in model.train().modules())
+
+
+def test_zero_grad_forgets():
+    model = mlp()
+    model(X).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_repr_shows_the_layers():
+    assert (
+        repr(nn.Sequential(nn.Linear(4, 3), nn.ReLU())) == "Sequential(0: Linear(4, 3), 1: ReLU())"
+    )
+
+
+# Dropout
+
+
+def test_dropout_keeps_the_mean_in_training_and_does_nothing_in_evaluation():
+    layer = nn.Dropout(0.25, rng=np.random.default_rng(0))
+    x = tb.tensor(np.ones((200, 200), np.float32), requires_grad=True)
+    y = layer(x)
+    assert y.dtype == np.float32
+    assert set(np.unique(y.numpy())) == {0, np.float32(1 / 0.75)}
+    assert y.mean().item() == pytest.approx(1, abs=0.01)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), y.numpy())
+    assert layer.eval()(x) is x
+
+
+def test_dropout_can_be_repeated():
+    a, b = (nn.Dropout(rng=np.random.default_rng(1))(X) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+
+
+# How weights begin
+
+
+def test_seeds_and_generators_give_the_same_weights_again():
+    tb.seed(3)
+    first = nn.Linear(4, 3).weight.numpy()
+    tb.seed(3)
+    np.testing.assert_array_equal(nn.Linear(4, 3).weight.numpy(), first)
+    assert_unchanged(mlp(seed=5), mlp(seed=5).state_dict())
+    assert not np.array_equal(mlp(seed=5)[0].weight.numpy(), mlp(seed=6)[0].weight.numpy())
+
+
+@pytest.mark.parametrize(
+    ("initializer", "variance", "bound"),
+    [
+        (init.he_normal, 2 / 300, None),
+        (init.xavier_uniform, 2 / 500, np.sqrt(6 / 500)),
+        (init.fan_in_uniform, 1 / 900, 1 / np.sqrt(300)),
+        (init.normal(0.1), 0.01, None),
+    ],
+)
+def test_initialisers_have_their_variance(initializer, variance, bound):
+    w = initializer((300, 200), np.random.default_rng(0))
+    assert w.dtype == np.float32
+    assert w.shape == (300, 200)
+    assert w.var() == pytest.approx(variance, rel=0.03)
+    assert abs(w.mean()) < 3 * np.sqrt(variance / w.size)
+    if bound:
+        assert np.abs(w).max() <= bound
+
+
+def test_init_by_name_and_by_function():
+    rng = np.random.default_rng
+    he = init.he_normal((4, 3), rng(0))
+    np.testing.assert_array_equal(nn.Linear(4, 3, init="he", rng=rng(0)).weight.numpy(), he)
+    np.testing.assert_array_equal(
+        nn.Linear(4, 3, init=init.he_normal, rng=rng(0)).weight.numpy(), he
+    )
+
+
+# Saving, loading, moving
+
+
+def test_state_dict_is_copies_in_numpy():
+    model = mlp()
+    state = model.state_dict()
+    assert "1.running_mean" in state
+    assert "1.num_batches_tracked" in state
+    for array in state.values():
+        assert type(array) is np.ndarray
+    state["0.weight"][...] = 7
+    assert not np.any(model.state_dict()["0.weight"] == 7)
+
+
+def test_a_loaded_model_computes_the_same():
+    model, other = mlp(seed=1), mlp(seed=2)
+    for _ in range(3):
+        model(X)
+    other.load_state_dict(model.state_dict())
+    assert other[1].num_batches_tracked == 3
+    np.testing.assert_array_equal(other.eval()(X).numpy(), model.eval()(X).numpy())
+    model[0].weight.data *= 2
+    assert not np.array_equal(other[0].weight.numpy(), model[0].weight.numpy())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.pop("3.weight"), "missing: 3.weight"),
+        (lambda s: s.update(extra=np.ones(1)), "unexpected: extra"),
+        (lambda s: s.update({"6.bias": np.ones(4)}), r"6.bias: expected shape \(3,\), got \(4,\)"),
+        (
+            lambda s: s.update({"1.running_var": np.ones(1)}),
+            r"1.running_var: expected shape \(8,\)",
+        ),
+        (lambda s: s.update({"0.weight": np.full((4, 8), "x")}), "0.weight: expected numbers"),
+        (lambda s: (s.pop("0.weight"), s.update(b=1)), "missing: 0.weight; unexpected: b"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(spoil, message):
+    model = mlp()
+    state, before = mlp(seed=1).state_dict(), arrays(model)
+    spoil(state)
+    with pytest.raises(ValueError, match="load_state_dict changed nothing: .*" + message):
+        model.load_state_dict(state)
+    assert_unchanged(model, before)
+
+
+def test_loading_keeps_the_models_dtype():
+    model = mlp().to(np.float64)
+    model.load_state_dict(mlp(seed=1).state_dict())
+    assert {p.dtype for p in model.parameters()} == {np.dtype(np.float64)}
+
+
+def test_to_changes_parameters_buffers_and_gradients():
+    model = mlp()
+    model(X).sum().backward()
+    assert model.to(np.float64) is model
+    for p in model.parameters():
+        assert p.dtype == p.grad.dtype == np.float64
+        assert p.requires_grad
+    assert model[1].running_mean.dtype == np.float64
+    assert model(X.astype(np.float64)).dtype == np.float64
+    assert model.to("numpy").to("float32")(X).dtype == np.float32
+
+
+def test_models_can_be_copied():
+    model = mlp()
+    twin = copy.deepcopy(model)
+    model[0].weight.data *= 2
+    assert not np.array_equal(twin[0].weight.numpy(), model[0].weight.numpy())
+    assert twin.parameters()[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: nn.Linear(0, 3), ValueError, "in_features to be an integer of at least 1, got 0"),
+        (lambda: nn.Linear(3, 2.5), ValueError, "out_features to be an integer.*got 2.5"),
+        (lambda: nn.Linear(3, 2, init="best"), ValueError, "unknown init 'best'.*'he'"),
+        (lambda: nn.Linear(3, 2, rng=0), TypeError, "numpy.random.Generator, got int"),
+        (lambda: nn.Linear(3, 2)(X), ValueError, r"x \(6, 4\) does not fit weight \(3, 2\)"),
+        (lambda: nn.Sequential(nn.ReLU), TypeError, "expected Modules, got type at 0"),
+        (lambda: nn.MLP([4]), ValueError, r"at least an input and an output size, got \[4\]"),
+        (lambda: nn.MLP([4, 2], "bach"), ValueError, "unknown norm 'bach'.*'batch'"),
+        (lambda: nn.MLP([4, 2], activation="gelu"), ValueError, "unknown activation 'gelu'"),
+        (lambda: nn.Dropout(1.0), ValueError, "0 <= p < 1, got 1.0"),
+        (lambda: nn.Dropout(-0.1), ValueError, "got -0.1"),
+        (lambda: nn.Flatten()(tb.tensor(1.0)), ValueError, r"\(N, …\), got \(\)"),
+        (lambda: nn.Module()(X), NotImplementedError, "Module defines no forward"),
+        (lambda: mlp().to("float99"), ValueError, "floating-point dtype, got 'float99'"),
+        (lambda: mlp().to(np.int64), ValueError, "floating-point dtype"),
+        (lambda: init.normal(-1.0), ValueError, ">= 0, got -1.0"),
+    ],
+)
+def test_bad_arguments(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()

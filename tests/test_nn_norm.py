@@ -1,0 +1,185 @@
+"""The normalization layers: running statistics, evaluation, shapes, and what they refuse."""
+
+import numpy as np
+import pytest
+from numeric import draw
+
+import tinybn as tb
+from tinybn import nn
+
+SHAPES = [(8, 3), (4, 3, 5), (2, 3, 4, 4)]
+
+
+def stats(x, ddof=0):
+    """Mean and variance per channel of (N, C, …), in float64."""
+    axis = tuple(i for i in range(x.ndim) if i != 1)
+    return x.astype(np.float64).mean(axis), x.astype(np.float64).var(axis, ddof=ddof)
+
+
+def normalized(x, mean, var, eps=1e-5):
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    return (x - mean.reshape(shape)) / np.sqrt(var.reshape(shape) + eps)
+
+
+def batches(shape, n=4):
+    return [(3 + 2 * draw(shape, seed=i)).astype(np.float32) for i in range(n)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_training_normalizes_with_the_biased_variance_of_the_batch(shape):
+    x = batches(shape)[0]
+    y = nn.BatchNorm(3)(x)
+    np.testing.assert_allclose(y.numpy(), normalized(x, *stats(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("momentum", [0.1, 0.3, 0.0, 1.0, None])
+def test_running_statistics_follow_with_the_unbiased_variance(shape, momentum):
+    layer = nn.BatchNorm(3, momentum=momentum)
+    mean, var = np.zeros(3), np.ones(3)
+    for i, x in enumerate(batches(shape), 1):
+        layer(x)
+        weight = 1 / i if momentum is None else momentum
+        new_mean, new_var = stats(x, ddof=1)
+        mean, var = (1 - weight) * mean + weight * new_mean, (1 - weight) * var + weight * new_var
+        np.testing.assert_allclose(layer.running_mean.numpy(), mean, rtol=1e-5)
+        np.testing.assert_allclose(layer.running_var.numpy(), var, rtol=1e-5)
+        assert layer.num_batches_tracked == i
+    assert layer.running_mean.dtype == layer.running_var.dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_evaluation_uses_the_running_statistics_and_leaves_them(shape):
+    layer = nn.BatchNorm(3)
+    for x in batches(shape):
+        layer(x)
+    before = layer.state_dict()
+    x = draw(shape, seed=9, dtype=np.float32)
+    y = layer.eval()(x)
+    expected = normalized(x, before["running_mean"], before["running_var"])
+    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5)
+    layer(x[:1])  # one sample is enough in evaluation
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_without_running_statistics_evaluation_uses_the_batch():
+    layer = nn.BatchNorm(3, track_running_stats=False)
+    x = batches((8, 3))[0]
+    assert layer.state_dict().keys() == {"gamma", "beta"}
+    np.testing.assert_array_equal(layer.eval()(x).numpy(), layer.train()(x).numpy())
+
+
+def test_without_affine_there_are_no_parameters():
+    assert nn.BatchNorm(3, affine=False).parameters() == []
+    assert nn.LayerNorm(3, elementwise_affine=False).parameters() == []
+    assert nn.LayerNorm(3, bias=False).beta is None
+    assert nn.RMSNorm(3, elementwise_affine=False).parameters() == []
+    assert nn.GroupNorm(3, 3, affine=False).parameters() == []
+    assert nn.InstanceNorm(3).parameters() == []
+    assert len(nn.InstanceNorm(3, affine=True).parameters()) == 2
+
+
+def test_the_running_statistics_may_change_between_forward_and_backward():
+    layer = nn.BatchNorm(3)
+    for x in batches((8, 3)):
+        layer(x)
+    layer.eval()
+    x = tb.tensor(batches((8, 3))[0], requires_grad=True)
+    y = layer(x).sum()
+    expected = tb.grad(y, x, retain_graph=True)[0].numpy()
+    layer.train()(batches((8, 3))[1])
+    y.backward()
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+def test_the_bias_before_batch_norm_has_no_gradient():
+    linear = nn.Linear(4, 3, rng=np.random.default_rng(0)).to(np.float64)
+    norm = nn.BatchNorm(3, eps=0).to(np.float64)
+    (norm(linear(draw((8, 4)))) * draw((8, 3), seed=1)).sum().backward()
+    np.testing.assert_allclose(linear.bias.grad.numpy(), 0, atol=1e-13)
+    along = (linear.weight.numpy() * linear.weight.grad.numpy()).sum(axis=0)
+    np.testing.assert_allclose(along, 0, atol=1e-13)  # it is of order eps
+
+
+LAYERS = [
+    (lambda: nn.BatchNorm(4), (6, 4)),
+    (lambda: nn.LayerNorm(4), (6, 4)),
+    (lambda: nn.LayerNorm((3, 4)), (6, 3, 4)),
+    (lambda: nn.RMSNorm(4), (6, 4)),
+    (lambda: nn.GroupNorm(2, 4), (6, 4, 5)),
+    (lambda: nn.InstanceNorm(4, affine=True), (6, 4, 5)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), LAYERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_stays_in_outputs_gradients_and_state(make, shape, dtype):
+    layer = make().to(dtype)
+    x = tb.tensor(draw(shape, dtype=dtype), requires_grad=True)
+    y = layer(x)
+    (y * draw(shape, seed=1, dtype=dtype)).sum().backward()
+    for t in (y, x.grad, *(p.grad for p in layer.parameters())):
+        assert t.dtype == dtype
+    assert all(v.dtype in (dtype, np.int64) for v in layer.state_dict().values())
+
+
+@pytest.mark.parametrize(("make", "shape"), LAYERS[1:])
+def test_other_norms_do_not_mix_samples(make, shape):
+    layer = make()
+    x = draw(shape, dtype=np.float32)
+    np.testing.assert_allclose(layer(x).numpy()[:2], layer(x[:2]).numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(layer.eval()(x).numpy(), layer.train()(x).numpy())
+
+
+def test_layer_norm_normalizes_each_sample():
+    x = draw((6, 3, 4))
+    y = nn.LayerNorm((3, 4)).to(np.float64)(x).numpy()
+    np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(y.std((1, 2)), 1, rtol=1e-4)
+
+
+def test_group_norm_with_one_group_is_layer_norm_and_with_c_groups_instance_norm():
+    x = draw((3, 4, 5))
+    one, all_ = (nn.GroupNorm(g, 4).to(np.float64)(x).numpy() for g in (1, 4))
+    layer = nn.LayerNorm((4, 5), elementwise_affine=False).to(np.float64)
+    np.testing.assert_allclose(one, layer(x), rtol=1e-12)
+    np.testing.assert_allclose(all_, nn.InstanceNorm(4).to(np.float64)(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("x", [np.ones((1, 3), np.float32), np.ones((0, 3), np.float32)])
+def test_a_batch_without_variance_is_refused_in_training_and_changes_nothing(x):
+    layer = nn.BatchNorm(3)
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=r"one value per channel|empty batch"):
+        layer(x)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+    layer(np.ones((1, 3, 2), np.float32))  # two values per channel
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nn.BatchNorm(0), "num_features to be an integer of at least 1, got 0"),
+        (lambda: nn.BatchNorm(3, momentum=1.5), "0 <= momentum <= 1 or None, got 1.5"),
+        (lambda: nn.BatchNorm(3, momentum=-0.1), "got -0.1"),
+        (lambda: nn.BatchNorm(3, eps=-1), "eps >= 0, got -1"),
+        (
+            lambda: nn.BatchNorm(3)(np.ones((2, 4))),
+            r"BatchNorm\(3\): expected.*\(N, 3\) or \(N, 3, …\), got \(2, 4\)",
+        ),
+        (lambda: nn.BatchNorm(3)(np.ones(3)), r"got \(3,\)"),
+        (lambda: nn.LayerNorm(3, eps=-1), "eps >= 0"),
+        (lambda: nn.LayerNorm(()), "at least one axis"),
+        (lambda: nn.LayerNorm((3, 4))(np.ones((2, 4))), r"\(…, 3, 4\), got \(2, 4\)"),
+        (lambda: nn.RMSNorm(3)(np.ones((2, 4))), r"\(…, 3\), got \(2, 4\)"),
+        (lambda: nn.GroupNorm(3, 4), "3 groups do not divide 4 channels"),
+        (lambda: nn.GroupNorm(2, 4)(np.ones((2, 6))), r"GroupNorm\(2, 4\).*\(2, 6\)"),
+        (lambda: nn.InstanceNorm(3)(np.ones((2, 4, 5))), r"InstanceNorm\(3\).*\(2, 4, 5\)"),
+        (lambda: nn.InstanceNorm(3)(np.ones((2, 3))), r"\(N, C, L, …\), got \(2, 3\)"),
+    ],
+)
+def test_bad_arguments_and_shapes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,225 @@
+"""Optimizers against their formulas, schedules, clipping. (PyTorch is asked in peers/.)"""
+
+import math
+
+import numpy as np
+import pytest
+from numeric import draw
+
+import tinybn as tb
+from tinybn import optim
+
+STEPS = 6
+
+
+def parameters(dtype=np.float64):
+    return [
+        tb.tensor(draw(s, seed=i), dtype=dtype, requires_grad=True)
+        for i, s in enumerate([(3, 2), (2,)])
+    ]
+
+
+def set_gradients(params, t):
+    for i, p in enumerate(params):
+        p.grad = tb.tensor(draw(p.shape, seed=10 * t + i), dtype=p.dtype)
+
+
+def run(make, steps=STEPS, dtype=np.float64):
+    params = parameters(dtype)
+    optimizer = make(params)
+    for t in range(1, steps + 1):
+        set_gradients(params, t)
+        optimizer.step()
+    return params
+
+
+def by_hand(update, steps=STEPS):
+    """The same steps, with update(p, g, t, memory) returning the new p."""
+    values = [p.numpy() for p in parameters()]
+    memories = [{} for _ in values]
+    for t in range(1, steps + 1):
+        for i, p in enumerate(values):
+            values[i] = update(p, draw(p.shape, seed=10 * t + i), t, memories[i])
+    return values
+
+
+def sgd(momentum=0.0, nesterov=False, decay=0.0):
+    def update(p, g, t, memory):
+        g = g + decay * p
+        v = memory["v"] = momentum * memory.get("v", 0) + g
+        return p - 0.1 * (g + momentum * v if nesterov else v)
+
+    return update
+
+
+def adam(decay=0.0, decoupled=False, b1=0.9, b2=0.999, eps=1e-8):
+    def update(p, g, t, memory):
+        if decoupled:
+            p = p - 0.1 * decay * p
+        else:
+            g = g + decay * p
+        m = memory["m"] = b1 * memory.get("m", 0) + (1 - b1) * g
+        v = memory["v"] = b2 * memory.get("v", 0) + (1 - b2) * g**2
+        return p - 0.1 * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+    return update
+
+
+CASES = [
+    (lambda ps: optim.SGD(ps, 0.1), sgd()),
+    (lambda ps: optim.SGD(ps, 0.1, momentum=0.9), sgd(0.9)),
+    (lambda ps: optim.SGD(ps, 0.1, momentum=0.9, nesterov=True), sgd(0.9, True)),
+    (lambda ps: optim.SGD(ps, 0.1, momentum=0.5, weight_decay=0.3), sgd(0.5, decay=0.3)),
+    (lambda ps: optim.Adam(ps, 0.1), adam()),
+    (lambda ps: optim.Adam(ps, 0.1, betas=(0.5, 0.6), eps=1e-3), adam(b1=0.5, b2=0.6, eps=1e-3)),
+    (lambda ps: optim.Adam(ps, 0.1, weight_decay=0.3), adam(0.3)),
+    (lambda ps: optim.AdamW(ps, 0.1, weight_decay=0.3), adam(0.3, decoupled=True)),
+]
+MAKERS = [make for make, _ in CASES]
+
+
+@pytest.mark.parametrize(("make", "update"), CASES)
+def test_steps_are_those_of_the_formula(make, update):
+    for p, expected in zip(run(make), by_hand(update), strict=True):
+        np.testing.assert_allclose(p.numpy(), expected, rtol=1e-12)
+    for p, expected in zip(run(make, dtype=np.float32), by_hand(update), strict=True):
+        assert p.dtype == np.float32
+        np.testing.assert_allclose(p.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_step_is_in_place_and_leaves_the_gradients(make):
+    params = parameters()
+    optimizer = make(params)
+    arrays = [p.data for p in params]
+    for t in (1, 2):
+        set_gradients(params, t)
+        before = [p.grad.numpy() for p in params]
+        optimizer.step()
+        for p, array, g in zip(params, arrays, before, strict=True):
+            assert p.data is array
+            np.testing.assert_array_equal(p.grad.numpy(), g)
+
+
+def test_parameters_without_a_gradient_stay():
+    params = parameters()
+    optimizer = optim.Adam(params, 0.1)
+    params[0].grad = tb.tensor(np.ones((3, 2)))
+    before = params[1].numpy()
+    optimizer.step()
+    np.testing.assert_array_equal(params[1].numpy(), before)
+    optimizer.zero_grad()
+    assert params[0].grad is None
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_loaded_optimizer_goes_on_to_the_last_digit(make):
+    straight = run(make, 6)
+    params = run(make, 3)
+    halfway = parameters()
+    first = make(halfway)
+    for t in (1, 2, 3):
+        set_gradients(halfway, t)
+        first.step()
+    first.lr = 0.05
+    second = make(params)
+    second.load_state_dict(first.state_dict())
+    assert second.lr == 0.05
+    second.lr = 0.1
+    for t in (4, 5, 6):
+        set_gradients(params, t)
+        second.step()
+    for p, q in zip(params, straight, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    params = parameters()
+    optimizer = optim.Adam(params, 0.1)
+    set_gradients(params, 1)
+    optimizer.step()
+    good = optimizer.state_dict()
+    for spoil, message in [
+        (lambda s: s.pop("lr"), "no lr"),
+        (lambda s: s.update({"0.velocity": np.ones((3, 2))}), "unexpected: 0.velocity"),
+        (lambda s: s.pop("1.m"), r"parameter 1 has only \['step', 'v'\]"),
+        (lambda s: s.update({"1.v": np.ones(3)}), r"1.v: expected shape \(2,\), got \(3,\)"),
+    ]:
+        state = {**good, "lr": np.array(9.0)}
+        spoil(state)
+        with pytest.raises(ValueError, match="load_state_dict changed nothing: .*" + message):
+            optimizer.load_state_dict(state)
+        assert optimizer.lr == 0.1
+        for name, value in optimizer.state_dict().items():
+            np.testing.assert_array_equal(value, good[name])
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [
+        (optim.step_decay(2, 0.1), {0: 1, 1: 1, 2: 0.1, 3: 0.1, 4: 0.01}),
+        (optim.cosine(10), {0: 1, 5: 0.5, 10: 0, 15: 0}),
+        (optim.cosine(4, 0.2), {0: 1, 2: 0.6, 4: 0.2, 9: 0.2}),
+        (optim.warmup(4), {0: 0, 1: 0.25, 4: 1, 9: 1}),
+        (optim.warmup(2, start=0.5), {0: 0.5, 1: 0.75, 2: 1}),
+        (optim.warmup(4, optim.cosine(10)), {2: 0.5, 4: 1, 9: 0.5, 14: 0}),
+    ],
+)
+def test_schedules_at_named_points(factor, expected):
+    optimizer = optim.SGD(parameters(), 0.5)
+    schedule = optim.Schedule(optimizer, factor)
+    for t in range(max(expected) + 1):
+        if t in expected:
+            assert optimizer.lr == pytest.approx(0.5 * expected[t], abs=1e-15)
+        schedule.step()
+
+
+def test_clipping_scales_all_gradients_by_their_common_norm():
+    params = parameters()
+    set_gradients(params, 1)
+    before = [p.grad for p in params]
+    arrays = [g.numpy() for g in before]
+    norm = math.sqrt(sum((a**2).sum() for a in arrays))
+    assert optim.clip_grad_norm(params, 0.5).item() == pytest.approx(norm)
+    for p, g, a in zip(params, before, arrays, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), a * 0.5 / (norm + 1e-6))
+        np.testing.assert_array_equal(g.numpy(), a)  # the old gradient was not changed
+    assert optim.clip_grad_norm(params, 10).item() == pytest.approx(0.5)
+    np.testing.assert_allclose(params[0].grad.numpy(), arrays[0] * 0.5 / (norm + 1e-6))
+
+
+def test_clipping_keeps_the_dtype():
+    params = parameters(np.float32)
+    set_gradients(params, 1)
+    assert optim.clip_grad_norm(params, 0.5).dtype == np.float32
+    assert params[0].grad.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ps: optim.SGD(ps, 0), "learning rate lr > 0, got 0"),
+        (lambda ps: optim.Adam(ps, -1e-3), "got -0.001"),
+        (lambda ps: optim.AdamW(ps, math.nan), "got nan"),
+        (lambda ps: optim.SGD(ps, math.inf), "got inf"),
+        (lambda ps: optim.SGD(ps, 0.1, momentum=-1), "momentum >= 0, got -1"),
+        (lambda ps: optim.SGD(ps, 0.1, nesterov=True), "nesterov=True needs a momentum"),
+        (lambda ps: optim.SGD(ps, 0.1, weight_decay=-1), "weight_decay >= 0, got -1"),
+        (lambda ps: optim.Adam(ps, betas=(0.9, 1.0)), r"betas in \[0, 1\), got \(0.9, 1.0\)"),
+        (lambda ps: optim.AdamW(ps, eps=-1), "AdamW: expected eps >= 0"),
+        (lambda ps: optim.SGD([], 0.1), "at least one parameter, got none"),
+        (lambda ps: optim.SGD([ps[0], ps[0]], 0.1), "given twice"),
+        (lambda ps: optim.SGD([ps[0] * 1], 0.1), "parameter 0 is not a leaf"),
+        (lambda ps: optim.SGD([tb.tensor([1.0])], 0.1), "requires_grad=True"),
+        (lambda ps: optim.SGD([np.ones(3)], 0.1), "parameter 0 is not a leaf Tensor"),
+        (lambda ps: optim.step_decay(0), "every >= 1"),
+        (lambda ps: optim.cosine(0), "total >= 1"),
+        (lambda ps: optim.cosine(5, 2), "floor <= 1"),
+        (lambda ps: optim.warmup(0), "steps >= 1"),
+        (lambda ps: optim.clip_grad_norm(ps, 0), "max_norm > 0, got 0"),
+        (lambda ps: optim.clip_grad_norm(ps, 1), "no parameter has a gradient"),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(parameters())
