@@ -27,7 +27,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays that `save` wrote to `path`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{os.fspath(path)} is not a file that tinybn saved: {error}") from error
