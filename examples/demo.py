@@ -75,9 +75,7 @@ def finding(runs: dict[str, list[Run]]) -> str:
                 return "Not every run got there."
             medians.append(statistics.median(values))
         ratios.append(medians[1] / medians[0])
-    return (
-        f"\nBatch norm took {ratios[0]:.2f} times the steps and {ratios[1]:.2f} times the seconds."
-    )
+    return f"Batch norm took {ratios[0]:.2f} times the steps and {ratios[1]:.2f} times the seconds."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     one = everything[0].config
     layers = "–".join(map(str, one.hidden))
-    print(f"1797 real handwritten digits, MLP {layers}, {one.optimizer} with lr {one.lr},")
-    print(f"batches of {one.batch_size}, {one.epochs} epochs; median (range) of {options.seeds}\n")
+    print(f"1797 real handwritten digits, an MLP of {layers} and {one.optimizer} with lr {one.lr};")
+    print(
+        f"{one.epochs} epochs, batches of {one.batch_size}; of {options.seeds} seeds the median (range)\n"
+    )
     head = ("norm", f"steps to {TARGET:.0%}", "seconds", "reached by", "test accuracy")
     print(table([head, *(summary(norm, done) for norm, done in runs.items())]))
     print(f"\n{TARGET:.0%} is meant on validation data, looked at every {one.every} steps.")

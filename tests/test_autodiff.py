@@ -140,6 +140,13 @@ def test_grad_of_inner_tensors_repeated_inputs_and_several_outputs():
     np.testing.assert_array_equal(gh.numpy(), again.numpy())
 
 
+@pytest.mark.parametrize("wrap", [list, np.array, tb.tensor, lambda v: [np.array(v)]])
+def test_the_upstream_gradient_may_be_a_list_an_array_or_a_tensor(wrap):
+    x = leaf(2, 2)
+    v = [[1.0, 2.0], [3.0, 4.0]]
+    np.testing.assert_allclose(tb.grad(x * 2, x, wrap(v))[0].numpy(), 2 * np.array(v))
+
+
 def test_the_gradient_of_a_tensor_with_respect_to_itself_is_the_upstream():
     x = leaf(3)
     v = draw((3,), seed=2)
@@ -518,6 +525,10 @@ def test_bad_calls_of_backward_and_grad():
     with pytest.raises(ValueError, match=r"input 0.*does not require grad"):
         tb.grad(y.sum(), tb.tensor([1.0]))
     with pytest.raises(ValueError, match="expected 1 grad_outputs, one per output, got 2"):
+        tb.grad([y], x, [np.ones(3), np.ones(3)])
+    with pytest.raises(TypeError, match="expected a list of grad_outputs, got ndarray"):
+        tb.grad([y, y], x, np.ones(3))
+    with pytest.raises(ValueError, match=r"a gradient of shape \(3,\).*got \(2, 3\)"):
         tb.grad(y, x, [np.ones(3), np.ones(3)])
     assert x.grad is None
     y.backward(np.ones(3))  # none of it has freed the graph

@@ -81,12 +81,16 @@ def grad(
     retain_graph: by default as `create_graph`, which see at `backward`.
     allow_unused: return None for an input that no output depends on, instead of raising.
     """
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if isinstance(outputs, Tensor):  # then grad_outputs is its gradient, or that in a list
+        outputs = [outputs]
+        listed = isinstance(grad_outputs, list | tuple) and len(grad_outputs) == 1
+        if not (listed and (grad_outputs[0] is None or hasattr(grad_outputs[0], "shape"))):
+            grad_outputs = [grad_outputs]
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if grad_outputs is None:
         grad_outputs = [None] * len(outputs)
-    elif not isinstance(grad_outputs, list | tuple):
-        grad_outputs = [grad_outputs]
+    if not isinstance(grad_outputs, list | tuple):
+        raise TypeError(f"grad: expected a list of grad_outputs, got {type(grad_outputs).__name__}")
     if len(grad_outputs) != len(outputs):
         raise ValueError(
             f"grad: expected {len(outputs)} grad_outputs, one per output, got {len(grad_outputs)}"
