@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     layers = "–".join(map(str, one.hidden))
     print(f"1797 real handwritten digits, an MLP of {layers} and {one.optimizer} with lr {one.lr};")
     print(
-        f"{one.epochs} epochs, batches of {one.batch_size}; of {options.seeds} seeds the median (range)\n"
+        f"{one.epochs} epochs, batches of {one.batch_size}; {options.seeds} seeds: median (range)\n"
     )
     head = ("norm", f"steps to {TARGET:.0%}", "seconds", "reached by", "test accuracy")
     print(table([head, *(summary(norm, done) for norm, done in runs.items())]))
