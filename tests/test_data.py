@@ -1,11 +1,16 @@
 """Data sets and batches, and files of arrays."""
 
+import os
+import pickle
+import struct
 import sys
 
 import numpy as np
 import pytest
+from numeric import draw
 
-from tinybn import checkpoint, data
+import tinybn as tb
+from tinybn import checkpoint, data, nn, optim
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,21 @@ def test_the_parts_are_disjoint_and_complete():
     np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(expected, axis=0))
 
 
+def test_every_row_keeps_its_label():
+    from sklearn.datasets import load_wine
+
+    x, y = load_wine(return_X_y=True)
+    labels = {row.tobytes(): label for row, label in zip(x.astype(np.float32), y, strict=True)}
+    assert len(labels) == len(x)
+    for part in data.load("wine", scale=False)[1:4]:
+        assert [labels[row.tobytes()] for row in part.x] == part.y.tolist()
+
+
+def test_fractions_give_the_sizes_of_the_parts():
+    d = data.load("digits", validation=0.1, test=0.25)
+    assert [len(p.x) for p in (d.test, d.validation, d.train)] == [449, 180, 1168]
+
+
 def test_the_split_is_seeded():
     a, b, c = (data.load("wine", seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(a.test.x, b.test.x)
@@ -46,6 +66,11 @@ def test_scaling_is_learnt_from_the_training_part_alone():
     np.testing.assert_allclose(d.train.x.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(d.train.x.std(0), 1, rtol=1e-5)
     assert np.abs(d.test.x.mean(0)).max() > 0.01
+    raw = data.load("wine", scale=False)
+    mean, std = raw.train.x.mean(0, np.float64), raw.train.x.std(0, np.float64)
+    for part, unscaled in zip(d[1:4], raw[1:4], strict=True):
+        np.testing.assert_allclose(part.x, (unscaled.x - mean) / std, atol=1e-4)
+        np.testing.assert_array_equal(part.y, unscaled.y)
     digits = data.load("digits").train.x
     assert digits.min() == 0
     assert digits.max() == 1
@@ -58,6 +83,12 @@ def test_scaling_is_learnt_from_the_training_part_alone():
         (lambda: data.load("mnist"), "unknown data 'mnist': expected one of 'digits', 'wine'"),
         (lambda: data.load("wine", test=0), "fractions > 0"),
         (lambda: data.load("wine", test=0.5, validation=0.5), "got 0.5 and 0.5"),
+        (lambda: data.load("wine", test=-0.1), "got 0.15 and -0.1"),
+        (lambda: data.load("wine", validation=np.nan), "got nan and 0.15"),
+        (lambda: data.load("wine", validation=1.5), "got 1.5 and 0.15"),
+        (lambda: data.load("wine", test=0.001), "0.001"),  # of 178: an empty part
+        (lambda: data.load("wine", test=0.5, validation=0.499), "0.499"),  # nothing for training
+        (lambda: data.Batches(np.ones(3), np.ones(3), -1), "batch_size.*got -1"),
         (lambda: data.Batches(np.ones(3), np.ones(2), 1), "equal lengths, got 3 and 2"),
         (lambda: data.Batches(np.ones(3), np.ones(3), 0), "batch_size.*got 0"),
         (lambda: data.Batches(np.ones(3), np.ones(3), 1.5), "batch_size.*got 1.5"),
@@ -94,11 +125,30 @@ def test_an_epoch_gives_every_example_once_with_its_label():
         np.testing.assert_array_equal(y, 10 * x)
 
 
+def test_without_a_generator_the_order_follows_the_shared_seed():
+    orders = []
+    for seed in (1, 1, 2):
+        tb.seed(seed)
+        orders.append([list(x) for x, _ in data.Batches(np.arange(20), np.arange(20), 5)])
+    assert orders[0] == orders[1] != orders[2]
+    with pytest.raises(TypeError, match=r"numpy.random.Generator, got int"):
+        data.Batches(np.ones(3), np.ones(3), 1, rng=0)
+
+
+def test_batches_of_tensors_are_tensors():
+    x, y = tb.tensor(draw((6, 2))), np.arange(6)
+    for a, b in data.Batches(x, y, 2, shuffle=False):
+        assert isinstance(a, tb.Tensor)
+        np.testing.assert_array_equal(a.numpy(), x.numpy()[b])
+
+
 def test_drop_last_leaves_out_the_smaller_batch():
     batches = numbered(10, 4, drop_last=True)
     assert [len(x) for x, _ in batches] == [4, 4]
     assert len(batches) == 2
     assert len(numbered(8, 4, drop_last=True)) == 2
+    for _ in range(3):  # no example twice
+        assert len({i for x, _ in batches for i in x}) == 8
 
 
 def test_epochs_differ_and_seeds_repeat_them():
@@ -121,22 +171,136 @@ def test_saved_arrays_come_back_exactly(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_saved_model_and_optimizer_go_on_to_the_last_digit(tmp_path):
+    x, labels = draw((12, 4), dtype=np.float32), np.arange(12) % 3
+
+    def make(seed):
+        model = nn.MLP([4, 8, 3], "batch", rng=np.random.default_rng(seed))
+        return model, optim.Adam(model.parameters(), 0.1)
+
+    def train(model, optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            tb.ops.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+        return model.state_dict()
+
+    straight, halfway, loaded = make(0), make(0), make(1)
+    train(*straight)
+    train(*halfway)
+    for part, other, name in zip(halfway, loaded, ("model.npz", "optimizer.npz"), strict=True):
+        checkpoint.save(tmp_path / name, part.state_dict())
+        other.load_state_dict(checkpoint.load(tmp_path / name))
+    expected, found = train(*straight), train(*loaded)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_saving_again_replaces_the_file(tmp_path):
+    path = str(tmp_path / "model")  # no suffix is added
+    for i in (1, 2):
+        checkpoint.save(path, {"a": np.full(3, i)})
+    np.testing.assert_array_equal(checkpoint.load(path)["a"], 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "a/b", "0.weight"])
+def test_a_parameter_may_have_any_name(tmp_path, name):
+    checkpoint.save(tmp_path / "model.npz", {name: np.arange(3)})
+    np.testing.assert_array_equal(checkpoint.load(tmp_path / "model.npz")[name], [0, 1, 2])
+
+
+def test_a_missing_file_is_not_called_broken(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(tmp_path / "model.npz")
+
+
+def test_what_is_no_array_of_numbers_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        checkpoint.save(tmp_path / "model.npz", {"a": np.array([{}], object)})
+    assert list(tmp_path.iterdir()) == []
+
+
+class Breaks:
+    """What fails when it is made an array, that is, while a file is being written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, writing, error):
     path = tmp_path / "model.npz"
     checkpoint.save(path, {"a": np.ones(3)})
-
-    def fail(file, **arrays):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez", fail)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(path, {"a": np.zeros(3)})
+    state = {"a": np.zeros(3)}
+    if writing:
+        state["b"] = Breaks(error)
+    else:
+        monkeypatch.setattr(os, "replace", lambda *paths: np.asarray(Breaks(error)))
+    with pytest.raises(type(error)):
+        checkpoint.save(path, state)
     np.testing.assert_array_equal(checkpoint.load(path)["a"], 1)
     assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut off"])
+@pytest.fixture
+def saved(tmp_path):
+    """A file that was saved, and its bytes."""
+    path = tmp_path / "model.npz"
+    checkpoint.save(path, {"a": np.arange(5.0), "b": np.ones(3, np.float32)})
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.9, 0.99])
+def test_a_file_that_was_cut_off_is_named(saved, part):
+    path, content = saved
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ValueError, match=r"model.npz is not a file that tinybn saved"):
+        checkpoint.load(path)
+
+
+def test_an_unknown_compression_is_named(saved):
+    path, content = saved
+    entry = content.index(b"PK\x01\x02")  # of the zip directory; the method stands at 10
+    path.write_bytes(content[: entry + 10] + struct.pack("<H", 99) + content[entry + 12 :])
+    with pytest.raises(ValueError, match=r"model.npz is not a file that tinybn saved"):
+        checkpoint.load(path)
+
+
+def test_a_flipped_byte_gives_no_wrong_number_and_no_other_error(saved):
+    path, content = saved
+    good = checkpoint.load(path)
+    refused = 0
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :])
+        try:
+            loaded = checkpoint.load(path)
+        except ValueError:
+            refused += 1
+            continue
+        for name, array in loaded.items():
+            np.testing.assert_array_equal(array, good[name])
+    assert refused > len(content) / 3
+
+
+def test_an_archive_of_something_else_is_named(tmp_path):
+    import zipfile
+
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no array")
+    with pytest.raises(ValueError, match=r"model.npz is not a file that tinybn saved"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", b"PK\x03\x04 cut off", pickle.dumps({})]
+)
 def test_a_broken_file_is_named(tmp_path, content):
     path = tmp_path / "model.npz"
     path.write_bytes(content)

@@ -79,6 +79,36 @@ def test_an_mlp_is_linear_norm_activation_and_a_linear_at_the_end(norm, kinds):
     assert has_bias == ([False, False, True] if norm == "batch" else [True] * 3)
 
 
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+def test_an_mlp_has_the_activation_that_was_asked_for(name):
+    model = nn.MLP([4, 8, 3], activation=name)
+    assert type(model[1]).__name__.lower() == name
+    assert len(model) == 3
+
+
+def test_an_mlp_without_hidden_layers_is_one_linear_layer():
+    assert [type(layer) for layer in nn.MLP([4, 3], "batch")] == [nn.Linear]
+
+
+@pytest.mark.parametrize("norm", [None, "batch", "layer", "group", "rms"])
+def test_an_mlp_takes_sizes_that_are_numpy_integers(norm):
+    assert nn.MLP(np.array([4, 8, 3]), norm)(X).shape == (6, 3)
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_modes_and_moves_reach_modules_in_containers(container):
+    class Blocks(nn.Module):
+        def __init__(self):
+            self.blocks = container([mlp(), nn.Sequential(nn.Dropout(), nn.BatchNorm(4))])
+
+    module = Blocks().eval().to(np.float64)
+    assert len(list(module.modules())) == 1 + 8 + 3
+    assert not any(m.training for m in module.modules())
+    assert {p.dtype for p in module.parameters()} == {np.dtype(np.float64)}
+    assert module.blocks[1][1].running_var.dtype == np.float64
+    assert {"blocks.0.0.weight", "blocks.1.1.gamma"} <= dict(module.named_parameters()).keys()
+
+
 @pytest.mark.parametrize(
     ("layer", "f"),
     [
@@ -148,7 +178,48 @@ def test_dropout_can_be_repeated():
     np.testing.assert_array_equal(a, b)
 
 
+def test_dropout_without_a_generator_follows_the_shared_seed_and_draws_anew_each_time():
+    layer, x = nn.Dropout(), np.ones((20, 20), np.float32)
+    runs = []
+    for _ in range(2):
+        tb.seed(4)
+        runs.append((layer(x), layer(x)))
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(*runs[0])
+
+
+def test_dropout_with_probability_0_does_nothing_in_training():
+    x = tb.tensor(X)
+    assert nn.Dropout(0.0)(x) is x
+
+
 # How weights begin
+
+
+def mlp_of_the_shared_generator():
+    return nn.MLP([4, 8, 3], "layer")
+
+
+def test_a_generator_of_its_own_leaves_the_shared_one_alone():
+    tb.seed(3)
+    first = nn.Linear(4, 3).weight.numpy()
+    tb.seed(3)
+    nn.Linear(4, 3, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(nn.Linear(4, 3).weight.numpy(), first)
+
+
+def test_linear_begins_as_in_pytorch_but_with_a_bias_of_0():
+    layer = nn.Linear(300, 200, rng=np.random.default_rng(0))
+    expected = init.fan_in_uniform((300, 200), np.random.default_rng(0))
+    np.testing.assert_array_equal(layer.weight.numpy(), expected)
+    np.testing.assert_array_equal(layer.bias.numpy(), np.zeros(200))
+
+
+def test_an_mlp_hands_its_init_to_every_linear():
+    model = nn.MLP([4, 8, 3], init="he", rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    for layer, shape in ((model[0], (4, 8)), (model[2], (8, 3))):
+        np.testing.assert_array_equal(layer.weight.numpy(), init.he_normal(shape, rng))
 
 
 def test_seeds_and_generators_give_the_same_weights_again():
@@ -156,6 +227,10 @@ def test_seeds_and_generators_give_the_same_weights_again():
     first = nn.Linear(4, 3).weight.numpy()
     tb.seed(3)
     np.testing.assert_array_equal(nn.Linear(4, 3).weight.numpy(), first)
+    tb.seed(3)
+    model = mlp_of_the_shared_generator()
+    tb.seed(3)
+    assert_unchanged(mlp_of_the_shared_generator(), model.state_dict())
     assert_unchanged(mlp(seed=5), mlp(seed=5).state_dict())
     assert not np.array_equal(mlp(seed=5)[0].weight.numpy(), mlp(seed=6)[0].weight.numpy())
 
@@ -225,6 +300,11 @@ def test_a_loaded_model_computes_the_same():
         ),
         (lambda s: s.update({"0.weight": np.full((4, 8), "x")}), "0.weight: expected numbers"),
         (lambda s: (s.pop("0.weight"), s.update(b=1)), "missing: 0.weight; unexpected: b"),
+        (lambda s: s.pop("4.num_batches_tracked"), "missing: 4.num_batches_tracked"),
+        (lambda s: s.update({"4.num_batches_tracked": [1]}), r"4.num_batches_tracked: .*\(1,\)"),
+        (lambda s: s.update({"4.num_batches_tracked": np.nan}), "4.num_batches_tracked"),
+        (lambda s: s.update({"4.num_batches_tracked": 2.5}), "4.num_batches_tracked"),
+        (lambda s: s.update({"4.num_batches_tracked": -1}), "4.num_batches_tracked"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(spoil, message):
@@ -234,6 +314,42 @@ def test_a_state_that_does_not_fit_changes_nothing(spoil, message):
     with pytest.raises(ValueError, match="load_state_dict changed nothing: .*" + message):
         model.load_state_dict(state)
     assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("norm", [None, "batch", "layer", "group", "rms"])
+def test_every_norms_state_can_be_loaded_and_is_copied(norm):
+    model, other = mlp(norm, seed=1), mlp(norm, seed=2)
+    model(X)
+    state = model.state_dict()
+    tensors = other.parameters()
+    other.load_state_dict(state)
+    assert_unchanged(other, model.state_dict())
+    assert all(p is q for p, q in zip(tensors, other.parameters(), strict=True))
+    for array in state.values():
+        array[...] = 7
+    assert_unchanged(other, model.state_dict())
+
+
+def test_tied_weights_stay_tied_when_loaded_and_copied():
+    class Tied(nn.Module):
+        def __init__(self):
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.b.weight = self.a.weight
+
+    module, other = Tied(), Tied()
+    module.load_state_dict(other.state_dict())
+    assert_unchanged(module, other.state_dict())
+    for m in (module, copy.deepcopy(module), module.to(np.float64)):
+        assert m.a.weight is m.b.weight
+        assert [name for name, _ in m.named_parameters()] == ["a.weight", "a.bias", "b.bias"]
+
+
+def test_loading_between_forward_and_backward_is_noticed():
+    model = mlp(None)
+    loss = model(X).sum()
+    model.load_state_dict(mlp(None, seed=1).state_dict())
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
 
 
 def test_loading_keeps_the_models_dtype():
@@ -256,10 +372,27 @@ def test_to_changes_parameters_buffers_and_gradients():
 
 def test_models_can_be_copied():
     model = mlp()
+    model(X).sum().backward()
+    before = arrays(model)
     twin = copy.deepcopy(model)
-    model[0].weight.data *= 2
-    assert not np.array_equal(twin[0].weight.numpy(), model[0].weight.numpy())
-    assert twin.parameters()[0].requires_grad
+    assert_unchanged(twin, before)
+    for p in twin.parameters():
+        assert p.requires_grad
+        p.data *= 2
+        p.grad = None
+    twin(X)
+    assert twin[1].num_batches_tracked == 2
+    assert_unchanged(model, before)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_an_optimizer_made_before_a_change_of_dtype_still_trains_the_model():
+    model = mlp()
+    optimizer = tb.optim.SGD(model.parameters(), 0.1)
+    model.to(np.float64)(X.astype(np.float64)).sum().backward()
+    before = arrays(model)
+    optimizer.step()
+    assert not np.array_equal(model.state_dict()["6.bias"], before["6.bias"])
 
 
 @pytest.mark.parametrize(
@@ -267,6 +400,11 @@ def test_models_can_be_copied():
     [
         (lambda: nn.Linear(0, 3), ValueError, "in_features to be an integer of at least 1, got 0"),
         (lambda: nn.Linear(3, 2.5), ValueError, "out_features to be an integer.*got 2.5"),
+        (lambda: nn.Linear(-1, 3), ValueError, "in_features .*got -1"),
+        (lambda: nn.Linear("3", 3), ValueError, "in_features .*got '3'"),
+        (lambda: nn.MLP([4, 0, 2]), ValueError, "out_features .*got 0"),
+        (lambda: nn.MLP([4, 6, 2], "group"), ValueError, "4 groups do not divide 6 channels"),
+        (lambda: nn.MLP([4, 2], rng=0), TypeError, "numpy.random.Generator, got int"),
         (lambda: nn.Linear(3, 2, init="best"), ValueError, "unknown init 'best'.*'he'"),
         (lambda: nn.Linear(3, 2, rng=0), TypeError, "numpy.random.Generator, got int"),
         (lambda: nn.Linear(3, 2)(X), ValueError, r"x \(6, 4\) does not fit weight \(3, 2\)"),
@@ -276,6 +414,8 @@ def test_models_can_be_copied():
         (lambda: nn.MLP([4, 2], activation="gelu"), ValueError, "unknown activation 'gelu'"),
         (lambda: nn.Dropout(1.0), ValueError, "0 <= p < 1, got 1.0"),
         (lambda: nn.Dropout(-0.1), ValueError, "got -0.1"),
+        (lambda: nn.Dropout(np.nan), ValueError, "got nan"),
+        (lambda: nn.Dropout(rng=0), TypeError, "numpy.random.Generator, got int"),
         (lambda: nn.Flatten()(tb.tensor(1.0)), ValueError, r"\(N, …\), got \(\)"),
         (lambda: nn.Module()(X), NotImplementedError, "Module defines no forward"),
         (lambda: mlp().to("float99"), ValueError, "floating-point dtype, got 'float99'"),

@@ -32,6 +32,52 @@ def test_training_normalizes_with_the_biased_variance_of_the_batch(shape):
     np.testing.assert_allclose(y.numpy(), normalized(x, *stats(x)), atol=1e-5)
 
 
+def test_running_variance_is_the_unbiased_one():
+    layer = nn.BatchNorm(1, eps=0.0, momentum=1.0)
+    y = layer(np.array([[0], [2]], np.float32))
+    np.testing.assert_array_equal(y.numpy(), [[-1], [1]])  # the biased variance is 1 …
+    np.testing.assert_array_equal(layer.running_var.numpy(), [2])  # … and the unbiased one 2
+    np.testing.assert_array_equal(layer.running_mean.numpy(), [1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norms_output_and_gradients_by_hand(shape, training):
+    layer = nn.BatchNorm(3, eps=0.5).to(np.float64)
+    gamma, beta, mean = (draw((3,), seed=i) for i in (1, 2, 3))
+    var = draw((3,), "positive", seed=4)
+    for name, array in (
+        ("gamma", gamma),
+        ("beta", beta),
+        ("running_mean", mean),
+        ("running_var", var),
+    ):
+        getattr(layer, name).data = array
+    x, g = 3 + 2 * draw(shape), draw(shape, seed=5)
+    t = tb.tensor(x, requires_grad=True)
+    y = layer.train(training)(t)
+    y.backward(g)
+
+    axis, column = tuple(i for i in range(x.ndim) if i != 1), (1, 3) + (1,) * (x.ndim - 2)
+    if training:
+        mean, var = stats(x)
+    x_hat = normalized(x, mean, var, eps=0.5)
+    np.testing.assert_allclose(y.numpy(), gamma.reshape(column) * x_hat + beta.reshape(column))
+    np.testing.assert_allclose(layer.gamma.grad.numpy(), (g * x_hat).sum(axis))
+    np.testing.assert_allclose(layer.beta.grad.numpy(), g.sum(axis))
+    if training:  # x moves the mean and the variance, too
+        g = g - g.mean(axis, keepdims=True) - x_hat * (g * x_hat).mean(axis, keepdims=True)
+    expected = g * (gamma / np.sqrt(var + 0.5)).reshape(column)
+    np.testing.assert_allclose(t.grad.numpy(), expected, rtol=1e-9)
+
+
+def test_a_large_mean_costs_no_digits():
+    x = (1e4 + draw((64, 3))).astype(np.float32)
+    layer = nn.BatchNorm(3, momentum=1.0)
+    np.testing.assert_allclose(layer(x).numpy(), normalized(x, *stats(x)), atol=3e-6)
+    np.testing.assert_allclose(layer.running_var.numpy(), stats(x, ddof=1)[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("momentum", [0.1, 0.3, 0.0, 1.0, None])
 def test_running_statistics_follow_with_the_unbiased_variance(shape, momentum):
@@ -63,6 +109,33 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them(shape):
         np.testing.assert_array_equal(value, before[name])
 
 
+def test_a_loaded_layer_goes_on_with_its_cumulative_average():
+    first, second = nn.BatchNorm(3, momentum=None), nn.BatchNorm(3, momentum=None)
+    xs = batches((8, 3))
+    for x in xs[:3]:
+        first(x)
+    second.load_state_dict(first.state_dict())
+    second(xs[3])
+    means, variances = zip(*(stats(x, ddof=1) for x in xs), strict=True)
+    np.testing.assert_allclose(second.running_mean.numpy(), np.mean(means, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(second.running_var.numpy(), np.mean(variances, axis=0), rtol=1e-5)
+    assert first.num_batches_tracked == 3  # and the layer that it was loaded from stays
+
+
+def test_running_statistics_are_no_parameters_and_need_no_recording():
+    layer = nn.BatchNorm(3)
+    assert [name for name, _ in layer.named_parameters()] == ["gamma", "beta"]
+    x = tb.tensor(batches((8, 3))[0], requires_grad=True)
+    with tb.no_grad():
+        assert not layer(x).requires_grad
+    assert layer.num_batches_tracked == 1
+    layer(x).sum().backward()
+    assert layer.num_batches_tracked == 2
+    for running in (layer.running_mean, layer.running_var):
+        assert not running.requires_grad
+        assert running.grad is None
+
+
 def test_without_running_statistics_evaluation_uses_the_batch():
     layer = nn.BatchNorm(3, track_running_stats=False)
     x = batches((8, 3))[0]
@@ -91,6 +164,21 @@ def test_the_running_statistics_may_change_between_forward_and_backward():
     layer.train()(batches((8, 3))[1])
     y.backward()
     np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+def test_a_second_batch_between_forward_and_backward_changes_no_gradient():
+    first, second = batches((8, 3))[:2]
+    gradients = []
+    for between in (False, True):
+        layer, x = nn.BatchNorm(3), tb.tensor(first, requires_grad=True)
+        y = layer(x)
+        if between:
+            layer(second)
+        y.backward(draw((8, 3), seed=7, dtype=np.float32))
+        gradients.append([x.grad, layer.gamma.grad, layer.beta.grad])
+    assert np.abs(gradients[0][0].numpy()).max() > 0.01
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 def test_the_bias_before_batch_norm_has_no_gradient():
@@ -132,6 +220,50 @@ def test_other_norms_do_not_mix_samples(make, shape):
     np.testing.assert_array_equal(layer.eval()(x).numpy(), layer.train()(x).numpy())
 
 
+def over(axis, centred=True):
+    """Normalization over `axis` by hand, with eps 0.5."""
+
+    def f(x):
+        d = x - x.mean(axis, keepdims=True) if centred else x
+        return d / np.sqrt((d * d).mean(axis, keepdims=True) + 0.5)
+
+    return f
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "f"),
+    [
+        (lambda: nn.LayerNorm(4, 0.5), (6, 3, 4), over(-1)),
+        (lambda: nn.LayerNorm((3, 4), 0.5), (6, 3, 4), over((1, 2))),
+        (lambda: nn.RMSNorm(4, 0.5), (6, 3, 4), over(-1, centred=False)),
+        (lambda: nn.RMSNorm([3, 4], 0.5), (6, 3, 4), over((1, 2), centred=False)),
+        (lambda: nn.GroupNorm(2, 4, 0.5), (6, 4), lambda x: over(-1)(x.reshape(6, 2, 2))),
+        (lambda: nn.GroupNorm(2, 4, 0.5), (6, 4, 5), lambda x: over(-1)(x.reshape(6, 2, 10))),
+        (lambda: nn.InstanceNorm(4, 0.5, affine=True), (6, 4, 5), over(-1)),
+        (lambda: nn.InstanceNorm(4, 0.5, affine=True), (6, 4, 2, 3), over((2, 3))),
+    ],
+)
+def test_outputs_are_those_of_the_formula(make, shape, f):
+    layer = make().to(np.float64)
+    x = 3 + 2 * draw(shape)
+    expected = f(x).reshape(shape)
+    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-12)
+    layer.gamma.data = draw(layer.gamma.shape, seed=1)
+    per_channel = isinstance(layer, nn.GroupNorm | nn.InstanceNorm)
+    column = (1, 4) + (1,) * (len(shape) - 2) if per_channel else layer.gamma.shape
+    expected = expected * layer.gamma.numpy().reshape(column)
+    if not isinstance(layer, nn.RMSNorm):
+        layer.beta.data = draw(layer.beta.shape, seed=2)
+        expected = expected + layer.beta.numpy().reshape(column)
+    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("shape", [4, np.int64(4), (4,), [4]])
+def test_normalized_shape_is_an_integer_or_several(kind, shape):
+    assert kind(shape).normalized_shape == (4,)
+
+
 def test_layer_norm_normalizes_each_sample():
     x = draw((6, 3, 4))
     y = nn.LayerNorm((3, 4)).to(np.float64)(x).numpy()
@@ -158,13 +290,41 @@ def test_a_batch_without_variance_is_refused_in_training_and_changes_nothing(x):
     layer(np.ones((1, 3, 2), np.float32))  # two values per channel
 
 
+@pytest.mark.parametrize("shape", [(8, 4), (8, 2), (4, 5, 3), (3,)])
+def test_the_wrong_channels_are_refused_and_change_nothing(shape):
+    layer = nn.BatchNorm(3)
+    layer(batches((8, 3))[0])
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, 3\) or"):
+        layer(draw(shape, dtype=np.float32))
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_an_empty_batch_is_refused_in_evaluation_too():
+    with pytest.raises(ValueError, match="empty batch"):
+        nn.BatchNorm(3).eval()(np.ones((0, 3), np.float32))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: nn.BatchNorm(0), "num_features to be an integer of at least 1, got 0"),
         (lambda: nn.BatchNorm(3, momentum=1.5), "0 <= momentum <= 1 or None, got 1.5"),
         (lambda: nn.BatchNorm(3, momentum=-0.1), "got -0.1"),
+        (lambda: nn.BatchNorm(3, momentum=np.nan), "got nan"),
         (lambda: nn.BatchNorm(3, eps=-1), "eps >= 0, got -1"),
+        (lambda: nn.BatchNorm(3, eps=np.nan), "eps >= 0, got nan"),
+        (lambda: nn.BatchNorm(2.5), "num_features to be an integer of at least 1, got 2.5"),
+        (lambda: nn.RMSNorm(3, eps=-1), "eps >= 0"),
+        (lambda: nn.GroupNorm(1, 3, eps=-1), "eps >= 0"),
+        (lambda: nn.InstanceNorm(3, eps=-1), "eps >= 0"),
+        (lambda: nn.LayerNorm(0), "normalized_shape to be an integer of at least 1, got 0"),
+        (lambda: nn.LayerNorm((3, 2.5)), "normalized_shape .*got 2.5"),
+        (lambda: nn.GroupNorm(0, 4), "groups"),
+        (lambda: nn.GroupNorm(2.0, 4), "num_groups .*2.0"),
+        (lambda: nn.InstanceNorm(0), "num_features .*got 0"),
+        (lambda: nn.InstanceNorm(3)(np.ones((2, 3, 1))), "one value per channel"),
         (
             lambda: nn.BatchNorm(3)(np.ones((2, 4))),
             r"BatchNorm\(3\): expected.*\(N, 3\) or \(N, 3, …\), got \(2, 4\)",

@@ -133,6 +133,77 @@ def test_a_loaded_optimizer_goes_on_to_the_last_digit(make):
         np.testing.assert_array_equal(p.numpy(), q.numpy())
 
 
+def test_each_parameter_counts_its_own_steps():
+    """Adam's bias correction starts when a parameter gets its first gradient."""
+    late, fresh = parameters(), parameters()
+    optimizer = optim.Adam(late, 0.1)
+    late[1].grad = tb.tensor(np.ones(2))
+    optimizer.step()
+    optimizer.step()
+    late[0].grad = fresh[0].grad = tb.tensor(np.full((3, 2), 2.0))
+    optimizer.step()
+    optim.Adam(fresh, 0.1).step()
+    np.testing.assert_array_equal(late[0].numpy(), fresh[0].numpy())
+    assert [optimizer.state_dict()[f"{i}.step"] for i in (0, 1)] == [1, 3]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_state_dict_shares_no_memory_with_its_optimizer(make):
+    params = parameters()
+    optimizer = make(params)
+    set_gradients(params, 1)
+    optimizer.step()
+    state = optimizer.state_dict()
+    before = {name: value.copy() for name, value in state.items()}
+    assert all(type(value) is np.ndarray for value in state.values())
+    other = make(parameters())
+    other.load_state_dict(state)
+    for value in state.values():
+        value[...] = 9
+    for o in (optimizer, other):
+        after = o.state_dict()
+        assert after.keys() == before.keys()
+        for name, value in before.items():
+            np.testing.assert_array_equal(after[name], value)
+
+
+def test_a_step_between_forward_and_backward_is_noticed():
+    params = parameters()
+    loss = (params[0] * params[0]).sum()
+    set_gradients(params, 1)
+    optim.SGD(params, 0.1).step()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": np.array([1.0, 2.0])},
+        {"lr": np.array("fast")},
+        {"lr": np.array(np.nan)},
+        {"lr": np.array(-1.0)},
+        {"1.step": np.array(np.nan)},
+        {"1.step": np.array(-1)},
+        {"1.step": np.array(1.5)},
+        {"1.v": np.array(["a", "b"])},
+    ],
+    ids=lambda wrong: " ".join(f"{name}={value}" for name, value in wrong.items()),
+)
+def test_a_wrong_entry_is_named_and_changes_nothing(wrong):
+    params = parameters()
+    optimizer = optim.Adam(params, 0.1)
+    set_gradients(params, 1)
+    optimizer.step()
+    before = optimizer.state_dict()
+    state = {**before, "0.m": before["0.m"] + 1, **wrong}
+    message = f"load_state_dict changed nothing: .*{next(iter(wrong))}"
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    for name, value in optimizer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
 def test_a_state_that_does_not_fit_changes_nothing():
     params = parameters()
     optimizer = optim.Adam(params, 0.1)
@@ -174,6 +245,37 @@ def test_schedules_at_named_points(factor, expected):
         schedule.step()
 
 
+def test_a_step_uses_the_learning_rate_of_its_schedule():
+    params = parameters()
+    optimizer = optim.SGD(params, 0.5)
+    schedule = optim.Schedule(optimizer, optim.step_decay(1, 0.1))
+    expected = params[0].numpy()
+    for lr in (0.5, 0.05, 0.005):
+        set_gradients(params, 1)
+        optimizer.step()
+        schedule.step()
+        expected -= lr * params[0].grad.numpy()
+        np.testing.assert_allclose(params[0].numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("max_norm", [100, math.inf])
+def test_small_gradients_are_left_exactly_as_they_are(max_norm):
+    params = parameters()
+    set_gradients(params, 1)
+    before = [p.grad.numpy() for p in params]
+    optim.clip_grad_norm(params, max_norm)
+    for p, g in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.grad.numpy(), g)
+
+
+def test_clipping_leaves_out_parameters_without_a_gradient():
+    params = parameters()
+    params[1].grad = tb.tensor(np.array([3.0, 4.0]))
+    assert optim.clip_grad_norm(iter(params), 1).item() == 5
+    assert params[0].grad is None
+    np.testing.assert_allclose(params[1].grad.numpy(), [0.6, 0.8], rtol=1e-6)
+
+
 def test_clipping_scales_all_gradients_by_their_common_norm():
     params = parameters()
     set_gradients(params, 1)
@@ -202,7 +304,14 @@ def test_clipping_keeps_the_dtype():
         (lambda ps: optim.Adam(ps, -1e-3), "got -0.001"),
         (lambda ps: optim.AdamW(ps, math.nan), "got nan"),
         (lambda ps: optim.SGD(ps, math.inf), "got inf"),
+        (lambda ps: optim.SGD(ps, math.nan), "got nan"),
         (lambda ps: optim.SGD(ps, 0.1, momentum=-1), "momentum >= 0, got -1"),
+        (lambda ps: optim.SGD(ps, 0.1, momentum=math.nan), "momentum >= 0, got nan"),
+        (lambda ps: optim.SGD(ps, 0.1, weight_decay=math.nan), "weight_decay >= 0, got nan"),
+        (lambda ps: optim.Adam(ps, weight_decay=-0.1), "weight_decay >= 0, got -0.1"),
+        (lambda ps: optim.AdamW(ps, weight_decay=-0.1), "weight_decay >= 0, got -0.1"),
+        (lambda ps: optim.Adam(ps, betas=(-0.1, 0.9)), r"Adam: expected betas in \[0, 1\)"),
+        (lambda ps: optim.AdamW(ps, betas=(0.9, math.nan)), r"AdamW: expected betas in \[0, 1\)"),
         (lambda ps: optim.SGD(ps, 0.1, nesterov=True), "nesterov=True needs a momentum"),
         (lambda ps: optim.SGD(ps, 0.1, weight_decay=-1), "weight_decay >= 0, got -1"),
         (lambda ps: optim.Adam(ps, betas=(0.9, 1.0)), r"betas in \[0, 1\), got \(0.9, 1.0\)"),
@@ -212,11 +321,16 @@ def test_clipping_keeps_the_dtype():
         (lambda ps: optim.SGD([ps[0] * 1], 0.1), "parameter 0 is not a leaf"),
         (lambda ps: optim.SGD([tb.tensor([1.0])], 0.1), "requires_grad=True"),
         (lambda ps: optim.SGD([np.ones(3)], 0.1), "parameter 0 is not a leaf Tensor"),
+        (lambda ps: optim.SGD([*ps, ps[0].sum()], 0.1), "parameter 2 is not a leaf"),
+        (lambda ps: optim.AdamW(iter([]), 0.1), "at least one parameter, got none"),
         (lambda ps: optim.step_decay(0), "every >= 1"),
+        (lambda ps: optim.step_decay(5, 0), "factor > 0"),
+        (lambda ps: optim.warmup(5, start=-1), "start <= 1"),
         (lambda ps: optim.cosine(0), "total >= 1"),
         (lambda ps: optim.cosine(5, 2), "floor <= 1"),
         (lambda ps: optim.warmup(0), "steps >= 1"),
         (lambda ps: optim.clip_grad_norm(ps, 0), "max_norm > 0, got 0"),
+        (lambda ps: optim.clip_grad_norm(ps, math.nan), "max_norm > 0, got nan"),
         (lambda ps: optim.clip_grad_norm(ps, 1), "no parameter has a gradient"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import zipfile
@@ -16,8 +17,10 @@ def save(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **state)
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in state.items():  # np.savez could not take every name
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -26,8 +29,22 @@ def save(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays that `save` wrote to `path`."""
+    content = io.BytesIO(Path(path).read_bytes())
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(content) as archive:
+            return {_array_name(name): _read(archive, name) for name in archive.namelist()}
+    except Exception as error:  # whatever a reader makes of damaged bytes
         raise ValueError(f"{os.fspath(path)} is not a file that tinybn saved: {error}") from error
+
+
+def _array_name(entry: str) -> str:
+    if not entry.endswith(".npy"):
+        raise ValueError(f"its entry {entry!r} is no array")
+    return entry.removesuffix(".npy")
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as entry:
+        array = np.lib.format.read_array(entry, allow_pickle=False)
+        entry.read()  # to the end, where the checksum is compared
+    return array

@@ -48,11 +48,6 @@ def load(
     """
     if name not in NAMES:
         raise ValueError(f"unknown data {name!r}: expected one of {', '.join(map(repr, NAMES))}")
-    if not (validation > 0 and test > 0 and validation + test < 1):
-        raise ValueError(
-            "validation and test must be fractions > 0 that leave something for training, "
-            f"got {validation} and {test}"
-        )
     try:
         from sklearn import datasets
     except ModuleNotFoundError as error:
@@ -63,8 +58,13 @@ def load(
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(x))
     x, y = x[order], y[order].astype(np.int64)
-    n_test, n_validation = round(test * len(x)), round(validation * len(x))
-    cuts = [n_test, n_test + n_validation]
+    sizes = [round(f * len(x)) if 0 < f < 1 else 0 for f in (test, validation)]
+    if 0 in sizes or sum(sizes) >= len(x):
+        raise ValueError(
+            f"validation and test must be fractions > 0 that leave something of the {len(x)} "
+            f"examples for each part and for training, got {validation} and {test}"
+        )
+    cuts = [sizes[0], sum(sizes)]
     if scale:
         train = x[cuts[1] :]
         x = x / 16 if name == "digits" else (x - train.mean(axis=0)) / train.std(axis=0)

@@ -77,32 +77,45 @@ class Optimizer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the `state_dict` of an optimizer like this; nothing, if it does not fit."""
-        known = {f"{i}.{name}" for i in range(len(self.params)) for name in ("step", *self.memory)}
-        if "lr" not in state or state.keys() - known - {"lr"}:
-            wrong = sorted(state.keys() - known - {"lr"}) or ["no lr"]
-            raise ValueError(f"load_state_dict changed nothing: unexpected: {', '.join(wrong)}")
-        loaded: list[dict[str, Any]] = []
-        for i, p in enumerate(self.params):
-            names = [name for name in ("step", *self.memory) if f"{i}.{name}" in state]
-            if names and len(names) <= len(self.memory):
-                raise ValueError(f"load_state_dict changed nothing: parameter {i} has only {names}")
-            memory: dict[str, Any] = {}
-            for name in names:
-                value = np.asarray(state[f"{i}.{name}"])
-                shape = () if name == "step" else p.shape
-                if value.shape != shape:
-                    raise ValueError(
-                        f"load_state_dict changed nothing: {i}.{name}: expected shape {shape}, "
-                        f"got {value.shape}"
-                    )
-                memory[name] = (
-                    int(value)
-                    if name == "step"
-                    else backends.move(value.astype(p.dtype), p.backend)
-                )
-            loaded.append(memory)
-        self.state = loaded
-        self.lr = float(state["lr"])
+        names = ("step", *self.memory)
+        known = [f"{i}.{name}" for i in range(len(self.params)) for name in names]
+        values = {full: np.asarray(state[full]) for full in ("lr", *known) if full in state}
+        problems = [f"unexpected: {full}" for full in sorted(state.keys() - values.keys())]
+        problems += [] if "lr" in state else ["no lr"]
+        problems += [p for full, value in values.items() if (p := self._misfit(full, value))]
+        for i in range(len(self.params)):
+            found = [name for name in names if f"{i}.{name}" in values]
+            if 0 < len(found) < len(names):
+                problems.append(f"parameter {i} has only {found}")
+        if problems:
+            raise ValueError("load_state_dict changed nothing: " + "; ".join(problems))
+        self.lr = float(values["lr"])
+        self.state = [
+            {
+                name: int(value) if name == "step" else _like(p, value)
+                for name in names
+                if (value := values.get(f"{i}.{name}")) is not None
+            }
+            for i, p in enumerate(self.params)
+        ]
+
+    def _misfit(self, full: str, value: np.ndarray) -> str | None:
+        """What is wrong with an entry of a `state_dict`, if anything is."""
+        i, _, name = full.partition(".")
+        shape = self.params[int(i)].shape if name in self.memory else ()
+        if value.shape != shape:
+            return f"{full}: expected shape {shape}, got {value.shape}"
+        if value.dtype.kind not in "fiu":
+            return f"{full}: expected numbers, got dtype {value.dtype}"
+        if full == "lr" and not 0 <= value < math.inf:
+            return f"lr: expected a learning rate >= 0, got {value}"
+        if name == "step" and not (value >= 1 and float(value).is_integer()):
+            return f"{full}: expected a count of steps, got {value}"
+        return None
+
+
+def _like(p: Tensor, array: np.ndarray) -> Array:
+    return backends.move(array.astype(p.dtype), p.backend)
 
 
 class SGD(Optimizer):

@@ -20,6 +20,13 @@ def group_norm(x, g, b):
     return standardized(x.reshape(len(x), 2, -1), -1).reshape(x.shape) * g + b
 
 
+def in_space(norm):
+    """`norm` of x (5, 6) as (1, 6, 5): the samples as places of one sample with 6 channels."""
+    return lambda x, g, b: norm(x.T.reshape((1, 6, 5)), g, b).reshape((6, 5)).T
+
+
+MEAN, VAR = draw((6,), seed=3), draw((6,), "positive", seed=4)
+
 NORMS = [
     (ops.batch_norm, lambda x, g, b: standardized(x, 0) * g + b),
     (ops.layer_norm, lambda x, g, b: standardized(x, -1) * g + b),
@@ -27,6 +34,12 @@ NORMS = [
     (
         lambda x, g, b: ops.rms_norm(x, g) + b,
         lambda x, g, b: x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g + b,
+    ),
+    (in_space(ops.batch_norm), lambda x, g, b: standardized(x, 0) * g + b),
+    (in_space(ops.instance_norm), lambda x, g, b: standardized(x, 0) * g + b),
+    (
+        lambda x, g, b: ops.batch_norm(x, g, b, mean=MEAN, var=VAR),
+        lambda x, g, b: (x - MEAN) / jnp.sqrt(VAR + 1e-5) * g + b,
     ),
 ]
 

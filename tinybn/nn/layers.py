@@ -107,7 +107,7 @@ class Dropout(Module):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: expected a probability 0 <= p < 1, got {p}")
         self.p = p
-        self.rng = rng
+        self.rng = None if rng is None else generator(rng)
 
     def forward(self, x: Input) -> Tensor:
         if not self.training or self.p == 0:

@@ -116,6 +116,8 @@ class Module:
                 problems.append(f"{full}: expected shape {np.shape(value)}, got {new.shape}")
             elif new.dtype.kind not in "fiu":
                 problems.append(f"{full}: expected numbers, got dtype {new.dtype}")
+            elif not isinstance(value, Tensor) and not (new >= 0 and float(new).is_integer()):
+                problems.append(f"{full}: expected a count, got {new}")
             elif isinstance(value, Tensor):
                 values[full] = backends.move(new.astype(value.dtype), value.backend)
             else:

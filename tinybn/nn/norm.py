@@ -128,12 +128,12 @@ class GroupNorm(Module):
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True
     ) -> None:
         shape = (at_least_1("num_channels", num_channels),)
-        if num_groups < 1 or num_channels % num_groups:
+        if num_channels % at_least_1("num_groups", num_groups):
             raise ValueError(
                 f"GroupNorm: {num_groups} groups do not divide {num_channels} channels evenly"
             )
-        self.num_groups = num_groups
-        self.num_channels = num_channels
+        self.num_groups = int(num_groups)
+        self.num_channels = shape[0]
         self.eps = _not_negative(eps)
         self.gamma = parameter(1.0, shape) if affine else None
         self.beta = parameter(0.0, shape) if affine else None
@@ -173,7 +173,9 @@ NORMS: dict[str, Callable[[int], Module]] = {
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    shape = (
+        tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+    )
     if not shape:
         raise ValueError("normalized_shape: expected at least one axis, got ()")
     return tuple(at_least_1("normalized_shape", n) for n in shape)
