@@ -8,6 +8,7 @@ from numeric import assert_gradients, draw, gradients
 
 import tinybn as tb
 from tinybn import ops
+from tinybn.fusion import FUSED
 
 
 class Case(NamedTuple):
@@ -253,6 +254,23 @@ CASES = [
         lambda x, g, b: put(g, x) * standardized(x, 2) + put(b, x),
         [(2, 3, 4), (3,), (3,)],
     ),
+]
+
+
+def composed(op):
+    """The composition that a fused op stands for."""
+
+    def run(*inputs):
+        with tb.use_fused(False):
+            return op(*inputs)
+
+    return run
+
+
+CASES += [
+    case._replace(name=f"{case.name}-composed", op=composed(case.op))
+    for case in CASES
+    if case.name.partition("-")[0] in FUSED
 ]
 WITHOUT_GRADIENT = {"sign", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 

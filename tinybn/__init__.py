@@ -1,7 +1,7 @@
 """tinybn: see where the gradient of batch normalization comes from, and check every digit of it."""
 
 from tinybn import data, nn, ops, optim
-from tinybn.autodiff import backward, detect_anomaly, grad, no_grad
+from tinybn.autodiff import backward, detect_anomaly, grad, no_grad, use_fused
 from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
 from tinybn.init import seed
 from tinybn.tensor import Tensor, tensor
@@ -23,4 +23,5 @@ __all__ = [
     "seed",
     "tensor",
     "use_backend",
+    "use_fused",
 ]

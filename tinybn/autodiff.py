@@ -14,19 +14,29 @@ Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinybn import anomaly
 from tinybn.backend import BackendMismatchError
+from tinybn.fusion import FusedOp, fused, use_fused
 from tinybn.recording import Node, current_mode, in_mode, module_of, primitive
 from tinybn.tensor import Tensor, wrap
 
-__all__ = ["backward", "detect_anomaly", "grad", "no_grad", "primitive"]
+__all__ = [
+    "backward",
+    "detect_anomaly",
+    "fused",
+    "grad",
+    "no_grad",
+    "primitive",
+    "use_fused",
+    "watch",
+]
 
 
 def no_grad() -> AbstractContextManager[None]:
@@ -40,6 +50,27 @@ def detect_anomaly() -> AbstractContextManager[None]:
     Raises FloatingPointError. It looks at every output and gradient, so it is slow: for debugging.
     """
     return in_mode(anomaly=True)
+
+
+class Contribution(NamedTuple):
+    """What one op added to the gradient of one of its inputs, during a backward pass.
+
+    node: the recorded op. input: the number of its input. source: the node that computed that
+    input, or the leaf that it is. upstream: the gradient of the op's output. value: that times the
+    local derivative, in the shape of the input. Both are arrays (Tensors under create_graph) that
+    must not be changed.
+    """
+
+    node: Node
+    input: int
+    source: Any
+    upstream: Any
+    value: Any
+
+
+def watch(report: Callable[[Contribution], None]) -> AbstractContextManager[None]:
+    """Backward passes of this block, in this thread, tell `report` each `Contribution` they add."""
+    return in_mode(watch=report)
 
 
 def backward(
@@ -128,32 +159,34 @@ def _walk(
     borrowed = set(seeds)  # whose gradient lies, or may lie, in memory that something else uses too
     queue: list[Any] = [(-key.time, key) for key in totals if isinstance(key, Node)]
     heapify(queue)
-    looking = current_mode().anomaly
+    mode = current_mode()
     with in_mode(record=graph):
         while queue:
             node = heappop(queue)[1]
             g = totals[node] if wanted and node in wanted else totals.pop(node)
-            sources, arrays, output, rules = node.sources, node.arrays, node.output, node.op.rules
+            sources, arrays, output, op = node.sources, node.arrays, node.output, node.op
             if sources is None or arrays is None:
                 raise _freed(node)
-            inputs = arrays
-            if graph:
-                output, inputs = node.as_tensors()
+            inputs, rules = arrays, op.rules
+            if isinstance(op, FusedOp):
+                rules = _shared_rules(op, node, g, between)
+            elif graph:
+                output, inputs = wrap(output, node), node.inputs_as_tensors()
             for i, source in enumerate(sources):
                 if source is None:
                     continue
                 leaf = isinstance(source, Tensor)
                 if leaf and source._changed > node.time and arrays[i] is not None:
                     raise _changed(node, i)
-                if between is not None and source not in between:
-                    continue
-                if rules[i] is None or (leaf and not source._tracked):
+                if (leaf and not source._tracked) or not (between is None or source in between):
                     continue
                 share = rules[i](g, output, *inputs, **node.static)
-                if looking:
+                if mode.anomaly:
                     anomaly.check_gradient(node.op.name, i, share, g, node.line)
                 if getattr(share, "shape", None) != source.shape or share.dtype != source.dtype:
                     share = _fit(share, source, node, i)
+                if mode.watch:
+                    mode.watch(Contribution(node, i, source, g, share))
                 if source in totals:
                     totals[source] = totals[source] + share  # never +=: others may hold it
                     borrowed.discard(source)
@@ -167,6 +200,35 @@ def _walk(
                 node.release()
         found = totals.keys() if wanted is None else wanted & totals.keys()
         return {key: _owned(totals[key], key in borrowed) for key in found}
+
+
+def _shared_rules(op: FusedOp, node: Node, g: Any, between: set[Any] | None) -> list[Any]:
+    """What stands for the rules of a fused op, whose gradients are computed all at once.
+
+    Given a Tensor (under create_graph) they are those of its composition, recorded anew.
+    """
+    assert node.sources is not None
+    assert node.arrays is not None
+    needed = [
+        source is not None
+        and (not isinstance(source, Tensor) or source._tracked)
+        and (between is None or source in between)
+        for source in node.sources
+    ]
+    if not isinstance(g, Tensor):
+        shares = op.gradients(needed, g, node.output, node.arrays, node.static)
+    else:
+        # A Tensor that is given twice is two inputs, with a gradient each.
+        inputs = [_same(x) if isinstance(x, Tensor) else x for x in node.inputs_as_tensors()]
+        wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+        recorded = iter(grad(op.compose(inputs, node.static), wanted, g, create_graph=True))
+        shares = [next(recorded) if need else None for need in needed]
+    return [lambda *_, share=share, **__: share for share in shares]
+
+
+@primitive(lambda g, y, a: g)
+def _same(xp: Any, a: Any) -> Any:
+    return a
 
 
 def _fit(share: Any, source: Node | Tensor, node: Node, i: int) -> Any:

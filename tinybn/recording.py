@@ -18,7 +18,7 @@ import dis
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias
@@ -35,10 +35,16 @@ Rule: TypeAlias = Callable[..., Any]
 
 
 class Mode(NamedTuple):
-    """What a thread is doing: whether ops record themselves, whether they look for NaN and inf."""
+    """What a thread is doing.
+
+    record: ops record themselves. fused: fused ops run their closed forms, not their compositions.
+    anomaly: ops look for NaN and inf. watch: what is told of every contribution to a gradient.
+    """
 
     record: bool = True
+    fused: bool = True
     anomaly: bool = False
+    watch: Callable[..., None] | None = None
 
 
 _mode: ContextVar[Mode] = ContextVar("tinybn_mode", default=Mode())  # noqa: B039, it is immutable
@@ -46,7 +52,7 @@ current_mode = _mode.get
 
 
 @contextlib.contextmanager
-def in_mode(**changes: bool) -> Iterator[None]:
+def in_mode(**changes: Any) -> Iterator[None]:
     """This block, in this thread, in another `Mode`."""
     token = _mode.set(_mode.get()._replace(**changes))
     try:
@@ -58,16 +64,7 @@ def in_mode(**changes: bool) -> Iterator[None]:
 class Op:
     """An array function and its gradient rules, one per input (None: that one has no gradient)."""
 
-    __slots__ = (
-        "defaults",
-        "forward",
-        "inputs",
-        "keeps_output",
-        "name",
-        "rules",
-        "static",
-        "unread",
-    )
+    optional = False  # whether an input may be None
 
     def __init__(self, forward: Callable[..., Array], rules: tuple[Rule | None, ...]) -> None:
         parameters = list(inspect.signature(forward).parameters.values())[1:]
@@ -75,12 +72,14 @@ class Op:
         self.name = forward.__name__.strip("_")
         self.forward = forward
         self.rules: Any = _ForEach(rules[0]) if variadic and rules[0] else rules
+        self.differentiable = any(rules)
         self.inputs = sys.maxsize if variadic else len(rules)
         self.static = [p.name for p in parameters[self.inputs :]]
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         read = [_arguments_read(rule, 2 + len(rules)) for rule in rules if rule is not None]
         self.keeps_output = any(1 in arguments for arguments in read)
         self.unread = [i for i in range(len(rules)) if all(2 + i not in args for args in read)]
+        self.constant = [i for i, rule in enumerate(rules) if rule is None]
 
 
 class _ForEach:
@@ -111,7 +110,8 @@ class Node:
     """One recorded call of an op.
 
     sources: per input the Node that computed it, or the leaf that it is, or None (a constant).
-    arrays, output: what the rules read, and None in the place of what they don't.
+    arrays, output: what the rules read, and None in the place of what they don't. (The output of a
+        fused op is not kept: there, that is what its forward saved.)
     shape, dtype: of the output, and so of its gradient. time: when it was recorded (see tensor.py).
     line: where the user called it, under detect_anomaly.
     """
@@ -132,15 +132,14 @@ class Node:
         """Free what only a backward pass needs; it can't be run again."""
         self.sources = self.arrays = self.output = None
 
-    def as_tensors(self) -> tuple[Tensor, list[Any]]:
-        """The output and the inputs as Tensors with their history, for rules under create_graph."""
+    def inputs_as_tensors(self) -> list[Any]:
+        """The inputs with their history, for rules under create_graph."""
         assert self.sources is not None
         assert self.arrays is not None
-        inputs = [
+        return [
             wrap(array, source) if isinstance(source, Node) else array if source is None else source
             for source, array in zip(self.sources, self.arrays, strict=True)
         ]
-        return wrap(self.output, self), inputs
 
 
 _new = object.__new__
@@ -164,7 +163,7 @@ def primitive(
 
     def decorate(forward: Callable[Concatenate[Any, P], Array]) -> Callable[P, Tensor]:
         op = Op(forward, rules)
-        differentiable, inputs, defaults = any(rules), op.inputs, op.defaults
+        inputs, defaults = op.inputs, op.defaults
 
         @functools.wraps(forward)
         def call(*args: Any, **static: Any) -> Any:
@@ -172,58 +171,14 @@ def primitive(
                 args = _bind(op, args, static)
             if defaults:
                 static = {**defaults, **static}
-            xp = kind = None
-            tensors = constants = tracked = False
-            arrays: list[Any] = []
-            sources: list[Any] = []
-            for a in args:
-                if isinstance(a, Tensor):
-                    tensors = True
-                    if a._tracked:
-                        tracked = True
-                    sources.append(a._node or a)
-                    a = a._data
-                else:
-                    constants = True
-                    sources.append(None)
-                arrays.append(a)
-                if type(a) is not kind:
-                    kind = type(a)
-                    owner = MODULES[kind]
-                    if xp is None:
-                        xp = owner
-                    elif owner is not None and owner is not xp:
-                        raise _mismatch(op, args)
-            if tensors and constants:  # NumPy's scalars count as Python's: they promote no dtype
-                arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
+            arrays, sources, xp, state = unpack(op, args)
             try:
-                y = forward(xp or np, *arrays, **static)
+                y = forward(xp, *arrays, **static)
             except (AttributeError, TypeError, ValueError, IndexError) as error:
                 raise _explained(op, arrays, static, error) from error
-            if not tensors:
+            if not state:
                 return y
-            if type(y) is not kind and isinstance(
-                y, np.generic
-            ):  # what NumPy's reductions give instead of 0-d arrays
-                y = np.asarray(y)
-            mode = current_mode()
-            if mode.anomaly:
-                anomaly.check_output(op.name, y, arrays)
-            if not (tracked and differentiable and mode.record):
-                return wrap(y)
-            for i in op.unread:
-                arrays[i] = None
-            node: Node = _new(Node)
-            node.op = op
-            node.sources = sources
-            node.arrays = arrays
-            node.output = y if op.keeps_output else None
-            node.static = static or NO_STATIC
-            node.shape = y.shape
-            node.dtype = y.dtype
-            node.time = tick()
-            node.line = anomaly.user_line() if mode.anomaly else None
-            return wrap(y, node)
+            return remember(op, y, None, arrays, sources, static, state)
 
         signature = inspect.signature(forward)
         visible = list(signature.parameters.values())[1:]  # without xp
@@ -232,6 +187,82 @@ def primitive(
         return call
 
     return decorate
+
+
+CONSTANT, TRACKED = 1, 2  # what `unpack` found: Tensors, none of which or some require grad
+
+
+def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]:
+    """The arrays of an op's inputs, their sources, the library that owns them, and what they are.
+
+    That is 0 if no input is a Tensor, otherwise CONSTANT or TRACKED.
+    """
+    xp = kind = None
+    state = 0
+    constants = False
+    arrays: list[Any] = []
+    sources: list[Any] = []
+    for a in args:
+        if isinstance(a, Tensor):
+            if a._tracked:
+                state = TRACKED
+            elif not state:
+                state = CONSTANT
+            sources.append(a._node or a)
+            a = a._data
+        else:
+            constants = True
+            sources.append(None)
+        arrays.append(a)
+        if a is None and op.optional:
+            continue
+        if type(a) is not kind:
+            kind = type(a)
+            owner = MODULES[kind]
+            if xp is None:
+                xp = owner
+            elif owner is not None and owner is not xp:
+                raise _mismatch(op, args)
+    if state and constants:  # NumPy's scalars count as Python's: they promote no dtype
+        arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
+    return arrays, sources, xp or np, state
+
+
+def remember(
+    op: Op,
+    y: Array,
+    saved: Any,
+    arrays: list[Any],
+    sources: list[Any],
+    static: dict[str, Any],
+    state: int,
+) -> Tensor:
+    """The output y of an op as a Tensor, recorded if a gradient may be wanted.
+
+    saved: what the backward pass gets in place of y.
+    """
+    if isinstance(y, np.generic):  # what NumPy's reductions give instead of 0-d arrays
+        y = np.asarray(y)
+    mode = current_mode()
+    if mode.anomaly:
+        anomaly.check_output(op.name, y, arrays)
+    if state != TRACKED or not mode.record or not op.differentiable:
+        return wrap(y)
+    for i in op.unread:
+        arrays[i] = None
+    for i in op.constant:
+        sources[i] = None
+    node: Node = _new(Node)
+    node.op = op
+    node.sources = sources
+    node.arrays = arrays
+    node.output = (y if saved is None else saved) if op.keeps_output else None
+    node.static = static or NO_STATIC
+    node.shape = y.shape
+    node.dtype = y.dtype
+    node.time = tick()
+    node.line = anomaly.user_line() if mode.anomaly else None
+    return wrap(y, node)
 
 
 def _bind(op: Op, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[Any, ...]:
@@ -259,7 +290,7 @@ def _described(value: Any) -> str:
     return f"{value.dtype} {value.shape}" if hasattr(value, "shape") else repr(value)
 
 
-def _mismatch(op: Op, arrays: tuple[Any, ...]) -> BackendMismatchError:
+def _mismatch(op: Op, arrays: Iterable[Any]) -> BackendMismatchError:
     shapes = [f"{_described(a)} on {module_of(a).__name__}" for a in arrays if hasattr(a, "shape")]
     return BackendMismatchError(
         f"{op.name}: {' and '.join(shapes)}: move one of them with .to('numpy') or .to('cupy')"

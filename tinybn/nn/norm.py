@@ -9,6 +9,7 @@ import numpy as np
 
 from tinybn import ops
 from tinybn.nn.module import Module, at_least_1, parameter
+from tinybn.ops.fused.batch_norm import Moments
 from tinybn.tensor import Input, Tensor, tensor
 
 
@@ -50,28 +51,33 @@ class BatchNorm(Module):
 
     def forward(self, x: Input) -> Tensor:
         _check_channels(self, x, self.num_features)
-        if self.training or self.running_mean is None:
-            y = ops.batch_norm(x, self.gamma, self.beta, eps=self.eps)
-            if self.training and self.running_mean is not None:
-                self._track(x.data if isinstance(x, Tensor) else x)
-            return y
-        return ops.batch_norm(
-            x, self.gamma, self.beta, mean=self.running_mean, var=self.running_var, eps=self.eps
-        )
+        if not self.training and self.running_mean is not None:
+            return ops.batch_norm(
+                x, self.gamma, self.beta, mean=self.running_mean, var=self.running_var, eps=self.eps
+            )
+        y, moments = ops.batch_norm.with_saved(x, self.gamma, self.beta, eps=self.eps)
+        if self.training and self.running_mean is not None:
+            self._track(x.data if isinstance(x, Tensor) else x, moments)
+        return y
 
-    def _track(self, x: Any) -> None:
+    def _track(self, x: Any, moments: Moments | None) -> None:
         """Let the running statistics follow the batch x, an array; into new arrays."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        axis = tuple(i for i in range(x.ndim) if i != 1)
-        for running, new in (
-            (self.running_mean, ops.mean(x, axis)),
-            (self.running_var, ops.var(x, axis, ddof=1)),
+        n = x.size // x.shape[1]
+        if moments is None:  # batch norm ran as a composition
+            axis = (0, *range(2, x.ndim))
+            moments = Moments(ops.mean(x, axis), 0, ops.var(x, axis))
+        for running, new, scale in (
+            (self.running_mean, moments.mean + moments.rest, weight),
+            (self.running_var, moments.var, weight * n / (n - 1)),
         ):
-            running.data = (running.data * (1 - weight) + new * weight).astype(running.dtype)
+            running.data = (running.data * (1 - weight) + new * scale).astype(
+                running.dtype, copy=False
+            )
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.num_features})"

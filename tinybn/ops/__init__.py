@@ -37,9 +37,17 @@ from tinybn.ops.elementwise import (
     to,
     where,
 )
-from tinybn.ops.linalg import linear, matmul
-from tinybn.ops.loss import cross_entropy, mse_loss
-from tinybn.ops.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from tinybn.ops.fused import (
+    batch_norm,
+    cross_entropy,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    linear,
+    rms_norm,
+)
+from tinybn.ops.linalg import matmul
+from tinybn.ops.loss import mse_loss
 from tinybn.ops.reduction import log_softmax, logsumexp, max, mean, min, softmax, sum, var
 from tinybn.ops.shape import (
     broadcast_to,

@@ -42,17 +42,20 @@ def matmul(xp: Any, a: Array, b: Array) -> Array:
 
 def linear(x: Input, weight: Input, bias: Input | None = None) -> Tensor:
     """x @ weight + bias: x (…, in), weight (in, out) and bias (out,) give (…, out)."""
+    check_linear(x, weight, bias)
+    y = matmul(x, weight)
+    return y if bias is None else y + bias
+
+
+def check_linear(x: Any, weight: Any, bias: Any) -> None:
+    """What the arguments of `linear` must be; the closed form asks the same."""
     x_shape, w_shape = shape_of(x), shape_of(weight)
     if len(w_shape) != 2 or not x_shape or x_shape[-1] != w_shape[0]:
         raise ValueError(
             f"linear: x {x_shape} does not fit weight {w_shape}: expected (…, in) and (in, out)"
         )
-    y = matmul(x, weight)
-    if bias is None:
-        return y
-    if shape_of(bias) != w_shape[1:]:
+    if bias is not None and shape_of(bias) != w_shape[1:]:
         raise ValueError(
             f"linear: expected a bias of shape {w_shape[1:]} for weight {w_shape}, "
             f"got {shape_of(bias)}"
         )
-    return y + bias

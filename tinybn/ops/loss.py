@@ -17,14 +17,21 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
     logits: (N, C). labels: (N,) integers from 0 to C - 1, an array or Tensor on the host (also when
     the logits are on a GPU: there they could not be checked without waiting for it).
     """
-    shape = shape_of(logits)
-    if len(shape) != 2:
-        raise ValueError(f"cross_entropy: expected logits of shape (N, C), got {shape}")
-    labels = _checked_labels(labels, *shape)
+    shape = check_logits(logits)
+    labels = check_labels(labels, *shape)
     return -mean(getitem(log_softmax(logits, axis=1), (np.arange(shape[0]), labels)))
 
 
-def _checked_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+def check_logits(logits: Any) -> tuple[int, int]:
+    """(N, C)."""
+    shape = shape_of(logits)
+    if len(shape) != 2:
+        raise ValueError(f"cross_entropy: expected logits of shape (N, C), got {shape}")
+    return shape[0], shape[1]
+
+
+def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+    """The labels as an array on the host; the closed form asks the same of them."""
     if isinstance(labels, Tensor):
         labels = labels.data
     if not isinstance(labels, np.ndarray | list | tuple):

@@ -51,17 +51,11 @@ def batch_norm(
     μ and σ² are the batch's own, σ² biased (divided by n). With `mean` and `var` given, those are
     used instead, as constants: evaluation mode.
     """
-    channels = _channels("batch_norm", x, gamma, beta, mean, var, eps=eps)
-    axis = tuple(i for i in range(x.ndim) if i != 1)
-    shape = (1, channels) + (1,) * (x.ndim - 2)
-    if (mean is None) != (var is None):
-        raise ValueError(
-            "batch_norm: expected both mean and var (evaluation), or neither (training)"
-        )
+    axis = check_batch_norm(x, gamma, beta, mean, var, eps)
+    shape = _per_channel(x)
     if mean is not None:
-        mean, var = (reshape(_constant(v), shape).astype(x.dtype) for v in (mean, var))
+        mean, var = (reshape(constant(v), shape).astype(x.dtype) for v in (mean, var))
         return _affine((x - mean) / sqrt(var + eps), gamma, beta, shape)
-    _more_than_one("batch_norm", x, axis)
     return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, shape)
 
 
@@ -74,7 +68,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize each sample over its last axes; gamma and beta have the shape of those axes."""
-    axis, shape = _last_axes("layer_norm", x, axis, gamma, beta, eps=eps)
+    axis, shape = check_last_axes("layer_norm", x, axis, gamma, beta, eps=eps)
     return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, shape)
 
 
@@ -86,7 +80,7 @@ def rms_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """gamma · x / √(mean(x²) + ε) over the last axes: layer norm without centring."""
-    axis, shape = _last_axes("rms_norm", x, axis, gamma, eps=eps)
+    axis, shape = check_last_axes("rms_norm", x, axis, gamma, eps=eps)
     return _affine(_scale(x, axis, eps), gamma, None, shape)
 
 
@@ -99,13 +93,11 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize each sample over groups of C / groups channels (and space); x (N, C, …)."""
-    channels = _channels("group_norm", x, gamma, beta, eps=eps)
-    if groups < 1 or channels % groups:
-        raise ValueError(f"group_norm: {groups} groups do not divide {channels} channels evenly")
-    grouped = reshape(x, (x.shape[0], groups, channels // groups, *x.shape[2:]))
+    check_group_norm(x, groups, gamma, beta, eps)
+    grouped = reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
     axis = tuple(range(2, grouped.ndim))
     x_hat = reshape(_scale(centre(grouped, axis), axis, eps), x.shape)
-    return _affine(x_hat, gamma, beta, (1, channels) + (1,) * (x.ndim - 2))
+    return _affine(x_hat, gamma, beta, _per_channel(x))
 
 
 def instance_norm(
@@ -116,26 +108,56 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize each channel of each sample over space; x (N, C, L), (N, C, H, W), …"""
-    channels = _channels("instance_norm", x, gamma, beta, eps=eps)
+    axis = check_instance_norm(x, gamma, beta, eps)
+    return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, _per_channel(x))
+
+
+def _per_channel(x: Any) -> tuple[int, ...]:
+    """The shape in which one number per channel broadcasts against x (N, C, …)."""
+    return (1, x.shape[1]) + (1,) * (x.ndim - 2)
+
+
+# What the arguments must be. The closed forms ask the same.
+
+
+def check_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float) -> Any:
+    """The axes to normalize over."""
+    _check_channels("batch_norm", x, gamma, beta, mean, var, eps=eps)
+    axis = (0, *range(2, x.ndim))
+    if (mean is None) != (var is None):
+        raise ValueError(
+            "batch_norm: expected both mean and var (evaluation), or neither (training)"
+        )
+    if mean is None:
+        _more_than_one("batch_norm", x, axis)
+    return axis
+
+
+def check_group_norm(x: Any, groups: int, gamma: Any, beta: Any, eps: float) -> None:
+    """Whether the groups divide the channels, too."""
+    _check_channels("group_norm", x, gamma, beta, eps=eps)
+    if groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels evenly")
+
+
+def check_instance_norm(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
+    """The axes to normalize over."""
+    _check_channels("instance_norm", x, gamma, beta, eps=eps)
     axis = tuple(range(2, x.ndim))
     if not axis:
         raise ValueError(f"instance_norm: expected x of shape (N, C, L, …), got {x.shape}")
     _more_than_one("instance_norm", x, axis)
-    return _affine(
-        _scale(centre(x, axis), axis, eps), gamma, beta, (1, channels) + (1,) * (x.ndim - 2)
-    )
+    return axis
 
 
-def _channels(name: str, x: Any, *per_channel: Any, eps: float) -> int:
-    """C, after checking that x is (N, C, …) and that everything else is (C,)."""
+def _check_channels(name: str, x: Any, *per_channel: Any, eps: float) -> None:
     shape = shape_of(x)
     if len(shape) < 2:
         raise ValueError(f"{name}: expected x of shape (N, C) or (N, C, …), got {shape}")
     _check(name, shape, shape[1:2], per_channel, eps)
-    return shape[1]
 
 
-def _last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[Any, Any]:
+def check_last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[Any, Any]:
     """The axes, after checking that they are the last of x, and the shape of gamma and beta."""
     shape = shape_of(x)
     axes = axis if isinstance(axis, tuple) else (axis,)
@@ -166,5 +188,6 @@ def _more_than_one(name: str, x: Any, axis: tuple[int, ...]) -> None:
         )
 
 
-def _constant(value: Any) -> Any:
+def constant(value: Any) -> Any:
+    """The array of a Tensor, an array itself."""
     return value.data if isinstance(value, Tensor) else value

@@ -1,0 +1,107 @@
+"""Fused ops: a closed form in place of a composition of primitive ops, which stays its oracle.
+
+    @fused(composition=norm.layer_norm)
+    def layer_norm(xp, x, gamma, beta, *, axis, eps):
+        ...
+        return y, saved
+
+    @layer_norm.backward
+    def _(xp, needed, g, saved, x, gamma, beta, *, axis, eps):
+        ...
+        return dx, dgamma, dbeta
+
+A fused op leaves one node in the graph, and works on arrays alone. Derivatives of higher order are
+those of the composition: a closed form can't be wrong where it says nothing. Every fused op is in
+`FUSED`, so that whatever compares them with their compositions meets all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tinybn.backend import Array
+from tinybn.recording import Op, current_mode, in_mode, module_of, remember, unpack
+from tinybn.tensor import Tensor
+
+FUSED: dict[str, FusedOp] = {}
+"""Every fused op by name."""
+
+
+def use_fused(wanted: bool = True) -> AbstractContextManager[None]:
+    """Fused ops of this block, in this thread, run their closed forms, or else compositions."""
+    return in_mode(fused=wanted)
+
+
+def fused(composition: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], FusedOp]:
+    """Make an op of a closed form that must equal `composition`, whose arguments it takes.
+
+    The function takes the array library `xp` and the inputs, which are arrays or None; what is
+    static follows as keywords. It returns the output, and whatever its backward wants to keep. That
+    is declared by `@op.backward`: a function of `xp`, which of the inputs `needed` a gradient (one
+    bool each), the gradient `g` of the output, what was saved, and the same arguments. It returns
+    one gradient per input, in the shape of that; None, or anything, where none is needed.
+    """
+    return lambda forward: FusedOp(forward, composition)
+
+
+class FusedOp(Op):
+    """See `fused`. Calling it is calling the composition, but faster."""
+
+    optional = True
+
+    def __init__(self, forward: Callable[..., Any], composition: Callable[..., Tensor]) -> None:
+        parameters = inspect.signature(forward).parameters.values()
+        inputs = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+        super().__init__(forward, (None,) * len(inputs))
+        self.differentiable = self.keeps_output = True
+        self.unread = self.constant = []  # the composition reads everything
+        self.composition = composition
+        self.names = inputs
+        arguments = inspect.signature(composition).parameters
+        self.order = [p.name for p in arguments.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.defaults = {p.name: p.default for p in arguments.values() if p.default is not p.empty}
+        self.required = {p.name for p in arguments.values() if p.default is p.empty}
+        functools.update_wrapper(self, composition)
+        FUSED[self.name] = self
+
+    def backward(self, closed_form: Callable[..., Any]) -> None:
+        """Declare the closed form of the gradients (a decorator)."""
+        self.closed_form = closed_form
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        return self.with_saved(*args, **static)[0]
+
+    def with_saved(self, *args: Any, **static: Any) -> tuple[Any, Any]:
+        """The output, and what the closed form saved for its backward (None of a composition)."""
+        given = dict(zip(self.order, args, strict=False))
+        twice = not static.keys().isdisjoint(given)
+        given.update(static)
+        wrong = twice or len(args) > len(self.order) or not self.required <= given.keys()
+        if wrong or not current_mode().fused:  # what is wrong, Python says best
+            return self.composition(*args, **static), None
+        static = {**self.defaults, **given}
+        inputs = [static.pop(name, None) for name in self.names]
+        arrays, sources, xp, state = unpack(self, inputs)
+        y, saved = self.forward(xp, *arrays, **static)
+        if state:
+            y = remember(self, y, saved, arrays, sources, static, state)
+        return y, saved
+
+    def compose(self, inputs: list[Any], static: dict[str, Any]) -> Tensor:
+        """The output again, from primitive ops."""
+        with use_fused(False):
+            return self.composition(**dict(zip(self.names, inputs, strict=True)), **static)
+
+    def gradients(
+        self, needed: list[bool], g: Array, saved: Any, inputs: list[Any], static: dict[str, Any]
+    ) -> list[Array | None]:
+        """Of the inputs that are needed, by the closed form; None in the place of the others."""
+        found = self.closed_form(module_of(g), needed, g, saved, *inputs, **static)
+        return [
+            share.astype(x.dtype, copy=False) if need else None
+            for share, x, need in zip(found, inputs, needed, strict=True)
+        ]

@@ -1,0 +1,32 @@
+"""Linear: x W + b is linear in each, so dx = dy Wᵀ, dW = xᵀ dy and db = Σ dy, over all rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinybn.backend import Array
+from tinybn.fusion import fused
+from tinybn.ops import linalg
+from tinybn.ops.fused.sums import channel_sums
+
+
+@fused(composition=linalg.linear)
+def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
+    linalg.check_linear(x, weight, bias)
+    y = x @ weight
+    if bias is None:
+        return y, ()
+    if bias.dtype == y.dtype:
+        y += bias  # nothing else knows y yet
+        return y, ()
+    return y + bias, ()
+
+
+@linear.backward
+def _(xp: Any, needed: Any, g: Array, saved: Any, x: Array, weight: Array, bias: Any) -> Any:
+    rows = g.reshape(-1, g.shape[-1])
+    return (
+        needed[0] and g @ weight.T,
+        needed[1] and x.reshape(-1, x.shape[-1]).T @ rows,
+        needed[2] and channel_sums(xp, rows),
+    )

@@ -1,0 +1,79 @@
+"""Sums for the closed forms: fast, because BLAS adds up, and exact to a few ULP, in two levels."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tinybn.backend import Array
+
+BLOCK = 256
+"""Rows that are added up one after another; the sums of such blocks add up in float64."""
+
+
+@functools.cache
+def _ones(xp: Any, n: int, dtype: Any) -> Array:
+    return xp.ones(n, dtype=dtype)
+
+
+def row_sums(xp: Any, a: Array) -> Array:
+    """Σ over the last axis of a (rows, n): a matrix product, in which BLAS adds in many lanes."""
+    n = a.shape[1]
+    return a @ _ones(xp, n, a.dtype) if n <= 16 * BLOCK else a.sum(axis=1)
+
+
+def column_sums(xp: Any, a: Array, weights: Array | None = None) -> Array:
+    """Σ over the rows of a (n, columns), or Σ weights · row with weights (n,)."""
+    n = len(a)
+    weights = _ones(xp, n, a.dtype) if weights is None else weights
+    if n <= 2 * BLOCK:
+        return weights @ a
+    whole = n - n % BLOCK
+    blocks = weights[:whole].reshape(-1, 1, BLOCK) @ a[:whole].reshape(-1, BLOCK, a.shape[1])
+    rest = weights[whole:] @ a[whole:]
+    return (blocks.sum(axis=(0, 1), dtype=np.float64) + rest).astype(a.dtype)
+
+
+def channel_sums(xp: Any, a: Array) -> Array:
+    """Σ over every axis of a (N, C, …) but axis 1: (C,)."""
+    if a.ndim > 2:
+        n, channels = a.shape[:2]
+        a = row_sums(xp, a.reshape(n * channels, -1)).reshape(n, channels)
+    return column_sums(xp, a)
+
+
+@functools.cache
+def _dtypes(*given: np.dtype) -> tuple[np.dtype, np.dtype]:
+    output = np.result_type(*given)
+    if output.kind != "f":
+        output = np.dtype(np.float64)
+    return output, np.result_type(output, np.float32)
+
+
+def dtypes(*arrays: Array | None) -> tuple[np.dtype, np.dtype]:
+    """The dtype of the output, as the composition's, and that to compute in: at least float32."""
+    return _dtypes(*[a.dtype for a in arrays if a is not None])
+
+
+def cast(dtype: np.dtype, *arrays: Any) -> list[Any]:
+    """The arrays in that dtype, without copies where they have it; None stays None."""
+    return [a if a is None or a.dtype is dtype else a.astype(dtype, copy=False) for a in arrays]
+
+
+@contextlib.contextmanager
+def long_rows(n: int) -> Iterator[None]:
+    """NumPy passes broadcast operands through buffers of 8192 elements, which joins short rows into
+    longer loops, but only copies long ones: a buffer no longer than the row of n is passed by.
+    """
+    if n < 512:
+        yield
+        return
+    before = np.setbufsize(n - n % 16)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
