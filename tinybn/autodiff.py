@@ -167,9 +167,9 @@ def _walk(
             sources, arrays, output, op = node.sources, node.arrays, node.output, node.op
             if sources is None or arrays is None:
                 raise _freed(node)
-            inputs, rules = arrays, op.rules
+            inputs, rules, shares = arrays, op.rules, None
             if isinstance(op, FusedOp):
-                rules = _shared_rules(op, node, g, between)
+                shares = _fused_gradients(op, node, g, between)
             elif graph:
                 output, inputs = wrap(output, node), node.inputs_as_tensors()
             for i, source in enumerate(sources):
@@ -180,7 +180,7 @@ def _walk(
                     raise _changed(node, i)
                 if (leaf and not source._tracked) or not (between is None or source in between):
                     continue
-                share = rules[i](g, output, *inputs, **node.static)
+                share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
                 if mode.anomaly:
                     anomaly.check_gradient(node.op.name, i, share, g, node.line)
                 if getattr(share, "shape", None) != source.shape or share.dtype != source.dtype:
@@ -202,10 +202,10 @@ def _walk(
         return {key: _owned(totals[key], key in borrowed) for key in found}
 
 
-def _shared_rules(op: FusedOp, node: Node, g: Any, between: set[Any] | None) -> list[Any]:
-    """What stands for the rules of a fused op, whose gradients are computed all at once.
+def _fused_gradients(op: FusedOp, node: Node, g: Any, between: set[Any] | None) -> list[Any]:
+    """The gradients of a fused op, all at once; None for inputs that need none.
 
-    Given a Tensor (under create_graph) they are those of its composition, recorded anew.
+    Given a Tensor g (under create_graph) they are those of its composition, recorded anew.
     """
     assert node.sources is not None
     assert node.arrays is not None
@@ -216,14 +216,12 @@ def _shared_rules(op: FusedOp, node: Node, g: Any, between: set[Any] | None) -> 
         for source in node.sources
     ]
     if not isinstance(g, Tensor):
-        shares = op.gradients(needed, g, node.output, node.arrays, node.static)
-    else:
-        # A Tensor that is given twice is two inputs, with a gradient each.
-        inputs = [_same(x) if isinstance(x, Tensor) else x for x in node.inputs_as_tensors()]
-        wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
-        recorded = iter(grad(op.compose(inputs, node.static), wanted, g, create_graph=True))
-        shares = [next(recorded) if need else None for need in needed]
-    return [lambda *_, share=share, **__: share for share in shares]
+        return op.gradients(needed, g, node.output, node.arrays, node.static)
+    # A Tensor that is given twice is two inputs, with a gradient each.
+    inputs = [_same(x) if isinstance(x, Tensor) else x for x in node.inputs_as_tensors()]
+    wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+    recorded = iter(grad(op.compose(inputs, node.static), wanted, g, create_graph=True))
+    return [next(recorded) if need else None for need in needed]
 
 
 @primitive(lambda g, y, a: g)

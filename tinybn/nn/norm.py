@@ -70,7 +70,7 @@ class BatchNorm(Module):
         n = x.size // x.shape[1]
         if moments is None:  # batch norm ran as a composition
             axis = (0, *range(2, x.ndim))
-            moments = Moments(ops.mean(x, axis), 0, ops.var(x, axis))
+            moments = Moments(ops.mean(x, axis), 0, ops.var(x, axis), None)
         for running, new, scale in (
             (self.running_mean, moments.mean + moments.rest, weight),
             (self.running_var, moments.var, weight * n / (n - 1)),

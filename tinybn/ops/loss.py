@@ -49,7 +49,7 @@ def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
         )
     if count == 0:
         raise ValueError("cross_entropy: the batch is empty")
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.astype(np.uint64, copy=False).max() >= classes:  # where -1 is the largest number
         raise ValueError(
             f"cross_entropy: expected labels from 0 to {classes - 1} for {classes} classes, "
             f"got {labels.min()} to {labels.max()}"

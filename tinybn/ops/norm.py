@@ -129,7 +129,7 @@ def check_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: fl
             "batch_norm: expected both mean and var (evaluation), or neither (training)"
         )
     if mean is None:
-        _more_than_one("batch_norm", x, axis)
+        _more_than_one("batch_norm", x, x.shape[1])
     return axis
 
 
@@ -146,7 +146,7 @@ def check_instance_norm(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
     axis = tuple(range(2, x.ndim))
     if not axis:
         raise ValueError(f"instance_norm: expected x of shape (N, C, L, …), got {x.shape}")
-    _more_than_one("instance_norm", x, axis)
+    _more_than_one("instance_norm", x, x.shape[0] * x.shape[1])
     return axis
 
 
@@ -169,8 +169,9 @@ def check_last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> t
 
 
 def _check(name: str, shape: Any, expected: Any, params: tuple[Any, ...], eps: float) -> None:
-    for param, what in zip(params, ("gamma", "beta", "mean", "var"), strict=False):
+    for i, param in enumerate(params):
         if param is not None and shape_of(param) != expected:
+            what = ("gamma", "beta", "mean", "var")[i]
             raise ValueError(
                 f"{name}: expected {what} of shape {expected} for x {shape}, got {shape_of(param)}"
             )
@@ -180,8 +181,8 @@ def _check(name: str, shape: Any, expected: Any, params: tuple[Any, ...], eps: f
         raise ValueError(f"{name}: x of shape {shape} has no elements (an empty batch?)")
 
 
-def _more_than_one(name: str, x: Any, axis: tuple[int, ...]) -> None:
-    if all(x.shape[i] == 1 for i in axis):
+def _more_than_one(name: str, x: Any, channels: int) -> None:
+    if x.size == channels:
         raise ValueError(
             f"{name}: x {x.shape} has one value per channel, and one value has no variance: "
             "train on larger batches (drop_last=True drops a last one of 1), or call eval()"

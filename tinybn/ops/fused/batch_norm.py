@@ -21,11 +21,12 @@ from tinybn.ops.fused.sums import cast, channel_sums, dtypes, long_rows
 
 
 class Moments(NamedTuple):
-    """Of each channel: the mean is mean + rest, where rest is what rounding took; and σ²."""
+    """Of each channel: the mean is mean + rest, where rest is what rounding took; σ²; and r."""
 
     mean: Array
     rest: Array
     var: Array
+    r: Array
 
 
 def per_channel(v: Array, x: Array) -> Array:
@@ -50,13 +51,12 @@ def batch_norm(
         else:
             mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
             d, rest = x - per_channel(mean, x), 0.0
-        scale = 1 / xp.sqrt(var + eps)
-        if gamma is not None:
-            scale = gamma * scale
+        r = 1 / xp.sqrt(var + eps)
+        scale = r if gamma is None else gamma * r
         d *= per_channel(scale, x)
         shift = -rest * scale if beta is None else beta - rest * scale
         d += per_channel(shift, x)
-    return d.astype(output, copy=False), Moments(mean, rest, var)
+    return d.astype(output, copy=False), Moments(mean, rest, var, r)
 
 
 @batch_norm.backward
@@ -64,10 +64,9 @@ def _(
     xp: Any, needed: Any, dy: Array, moments: Moments, x: Array, gamma: Any, beta: Any, *,
     mean: Any, var: Any, eps: float,
 ) -> Any:  # fmt: skip
-    dy, x, gamma = cast(moments.var.dtype, dy, x, gamma)
     training = mean is None
-    mean, rest, var = moments
-    r = 1 / xp.sqrt(var + eps)
+    mean, rest, _, r = moments
+    dy, x, gamma = cast(r.dtype, dy, x, gamma)
     scale = r if gamma is None else gamma * r
     with long_rows(x.shape[-1]):
         dx = dgamma = dbeta = None

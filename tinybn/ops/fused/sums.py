@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -64,16 +63,22 @@ def cast(dtype: np.dtype, *arrays: Any) -> list[Any]:
     return [a if a is None or a.dtype is dtype else a.astype(dtype, copy=False) for a in arrays]
 
 
-@contextlib.contextmanager
-def long_rows(n: int) -> Iterator[None]:
-    """NumPy passes broadcast operands through buffers of 8192 elements, which joins short rows into
-    longer loops, but only copies long ones: a buffer no longer than the row of n is passed by.
+class _LongRows:
+    def __init__(self, n: int) -> None:
+        self.size = n - n % 16
+
+    def __enter__(self) -> None:
+        self.before = np.setbufsize(self.size)
+
+    def __exit__(self, *_: object) -> None:
+        np.setbufsize(self.before)
+
+
+_SHORT_ROWS = contextlib.nullcontext()
+
+
+def long_rows(n: int) -> contextlib.AbstractContextManager[None]:
+    """NumPy passes broadcast operands through buffers of 8192 elements. That joins short rows into
+    longer loops, but of long ones it only makes copies: no buffer longer than a row of n, then.
     """
-    if n < 512:
-        yield
-        return
-    before = np.setbufsize(n - n % 16)
-    try:
-        yield
-    finally:
-        np.setbufsize(before)
+    return _LongRows(n) if n >= 512 else _SHORT_ROWS
