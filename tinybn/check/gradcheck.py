@@ -188,7 +188,8 @@ def _compare(
     for index in np.ndindex(arrays[i].shape):
         e = _difference(values, here, weights[order - 1], arrays[i], index, bulk, typical)
         low, high = (min(e.left, e.right), max(e.left, e.right)) if e.kink else (e.value, e.value)
-        off = float(max(low - found[index], found[index] - high, 0.0))
+        got = float(found[index])
+        off = max(low - got, got - high, 0.0)
         tolerance = 8 * e.error + own
         if not off <= tolerance:
             wrong.append((off, index, (low, high), tolerance, e.kink))
