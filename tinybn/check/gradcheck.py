@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tinybn.autodiff import grad
-from tinybn.ops import multiply
-from tinybn.ops import sum as total
+from tinybn.check.derivatives import (
+    Estimate,
+    by_autodiff,
+    by_differences,
+    draw_weights,
+    tensors,
+)
 from tinybn.tensor import Tensor
-
-STEPS = 40
-"""How often the step is halved at most: to reach into a small domain, it takes many."""
-
-EPS = float(np.finfo(np.float64).eps)
 
 
 class GradientError(AssertionError):
@@ -41,13 +40,10 @@ def gradcheck(
     arrays, on any backend. cotangent: v, if not random. rng: where v and w are drawn from
     (default_rng(0) otherwise).
 
-    Each derivative is extrapolated to step 0 from central differences at steps h, h/2, h/4, …
-    (Ridders 1982), whose errors are powers of h²; the entry of that table which differs least from
-    its neighbours is taken, and this difference is the bound for its error, beside that for
-    rounding: ε · Σ |v · fn| / h, times 16 for what happens inside fn. A gradient is refused where
-    it is further off than 8 times both, plus 1e-10 of the input's largest (for its own rounding).
-    At a kink, where the slopes to the left and to the right don't approach each other as h shrinks,
-    anything between the two is right. Where fn is NaN or inf at x ± h, only smaller steps count.
+    A derivative by differences has a bound for its error (see derivatives.by_differences). A
+    gradient is refused where it is further off than 8 times that, plus 1e-10 of the input's largest
+    (for its own rounding). At a kink, where the slopes to the left and to the right don't approach
+    each other as the step shrinks, anything between the two is right.
 
     Raises GradientError with the worst elements; TypeError or ValueError if fn or the inputs can't
     be checked.
@@ -57,19 +53,24 @@ def gradcheck(
     arrays, backends = _checked_inputs(inputs)
     rng = rng or np.random.default_rng(0)
     y = _output(fn, arrays, backends)
-    if cotangent is None:
-        cotangent = rng.standard_normal(y.shape)
-    weights = [[np.asarray(cotangent.numpy() if isinstance(cotangent, Tensor) else cotangent)]]
-    if weights[0][0].shape != y.shape:
+    if isinstance(cotangent, Tensor):
+        cotangent = cotangent.numpy()
+    if cotangent is not None and np.shape(cotangent) != y.shape:
         raise ValueError(
             f"gradcheck: expected a cotangent of shape {y.shape}, as fn's output, "
-            f"got {weights[0][0].shape}"
+            f"got {np.shape(cotangent)}"
         )
+    v = y.shape if cotangent is None else np.asarray(cotangent)
+    weights = draw_weights(rng, v, arrays, order)
+    found = by_autodiff(fn, arrays, backends, weights, order)
     for k in range(1, order + 1):
-        found = _derivatives(fn, arrays, backends, weights, order=k)
-        for i in range(len(arrays)):
-            _compare(fn, arrays, backends, weights, found[i], i, k)
-        weights.append([rng.standard_normal(x.shape) for x in arrays])
+        for i, g in enumerate(found[k]):
+            if g.shape != arrays[i].shape:
+                raise GradientError(
+                    f"gradcheck: the gradient of input {i} (order {k}) has shape {g.shape}, "
+                    f"expected {arrays[i].shape}"
+                )
+            _judge(g, by_differences(fn, arrays, backends, weights, i, k), i, k)
 
 
 def _checked_inputs(inputs: Sequence[Any]) -> tuple[list[np.ndarray], list[str]]:
@@ -93,13 +94,9 @@ def _checked_inputs(inputs: Sequence[Any]) -> tuple[list[np.ndarray], list[str]]
     return [x.numpy() for x in tensors], [x.backend for x in tensors]
 
 
-def _tensors(arrays: list[np.ndarray], backends: list[str]) -> list[Tensor]:
-    return [Tensor(a, requires_grad=True, backend=b) for a, b in zip(arrays, backends, strict=True)]
-
-
 def _output(fn: Callable[..., Tensor], arrays: list[np.ndarray], backends: list[str]) -> Tensor:
     """What fn returns, after checking that it is a Tensor with a gradient, twice the same."""
-    y, again = (fn(*_tensors(arrays, backends)) for _ in range(2))
+    y, again = (fn(*tensors(arrays, backends)) for _ in range(2))
     if not isinstance(y, Tensor):
         raise TypeError(f"gradcheck: expected fn to return a Tensor, got {type(y).__name__}")
     if not y.requires_grad:
@@ -116,141 +113,20 @@ def _output(fn: Callable[..., Tensor], arrays: list[np.ndarray], backends: list[
     return y
 
 
-def _derivatives(
-    fn: Callable[..., Tensor],
-    arrays: list[np.ndarray],
-    backends: list[str],
-    weights: list[list[np.ndarray]],
-    order: int,
-) -> list[np.ndarray]:
-    """By autodiff: fn itself for order 0, the gradients of s₁ for order 1, those of s₂, …
-
-    NaN where fn is: a gradient may have a finite formula outside of the domain, such as 1/x of log.
-    """
-    xs = _tensors(arrays, backends)
-    values: list[Any] = [fn(*xs)]
-    if not np.isfinite(values[0].numpy()).all():
-        return [np.array(np.nan)] * (len(xs) if order else 1)
-    for k in range(order):
-        scalar = None
-        for value, weight in zip(values, weights[k], strict=True):
-            if value is None or not value.requires_grad:
-                continue
-            term = total(multiply(value, Tensor(weight, backend=value.backend)))
-            scalar = term if scalar is None else scalar + term
-        if scalar is None:  # the order before depends on nothing any more
-            values = [None] * len(xs)
-            break
-        values = list(grad(scalar, xs, create_graph=k + 1 < order, allow_unused=True))
-    if order == 0:
-        return [values[0].numpy()]
-    return [
-        np.zeros(a.shape) if v is None else v.numpy() for v, a in zip(values, arrays, strict=True)
-    ]
-
-
-class _Estimate(NamedTuple):
-    """A derivative by differences, a bound for its error, and the slopes to both sides."""
-
-    value: float
-    error: float
-    left: float
-    right: float
-    kink: bool
-
-
-def _compare(
-    fn: Callable[..., Tensor],
-    arrays: list[np.ndarray],
-    backends: list[str],
-    weights: list[list[np.ndarray]],
-    found: np.ndarray,
-    i: int,
-    order: int,
+def _judge(
+    found: np.ndarray, estimates: dict[tuple[int, ...], Estimate], i: int, order: int
 ) -> None:
-    """Raise GradientError unless `found` is the gradient of s (of that order) for input i."""
-    if found.shape != arrays[i].shape:
-        raise GradientError(
-            f"gradcheck: the gradient of input {i} (order {order}) has shape {found.shape}, "
-            f"expected {arrays[i].shape}"
-        )
-
-    def values(x: np.ndarray) -> list[np.ndarray]:
-        moved = [x if j == i else a for j, a in enumerate(arrays)]
-        with np.errstate(all="ignore"):
-            return _derivatives(fn, moved, backends, weights, order - 1)
-
-    here = values(arrays[i])
-    bulk = sum(float(np.abs(v * w).sum()) for v, w in zip(here, weights[order - 1], strict=True))
-    typical = float(np.median(np.abs(arrays[i])))
+    """Raise GradientError unless `found` is the gradient of input i, of that order."""
     own = 1e-10 * float(np.linalg.norm(found.ravel(), np.inf))
-    wrong: list[tuple[float, Any, tuple[float, float], float, bool]] = []
-    for index in np.ndindex(arrays[i].shape):
-        e = _difference(values, here, weights[order - 1], arrays[i], index, bulk, typical)
-        low, high = (min(e.left, e.right), max(e.left, e.right)) if e.kink else (e.value, e.value)
-        got = float(found[index])
+    wrong: list[tuple[float, Any, Estimate, float]] = []
+    for index, estimate in estimates.items():
+        got, (low, high) = float(found[index]), estimate.range
         off = max(low - got, got - high, 0.0)
-        tolerance = 8 * e.error + own
+        tolerance = 8 * estimate.error + own
         if not off <= tolerance:
-            wrong.append((off, index, (low, high), tolerance, e.kink))
+            wrong.append((off, index, estimate, tolerance))
     if wrong:
         raise GradientError(_report(wrong, found, i, order))
-
-
-def _difference(
-    values: Callable[[np.ndarray], list[np.ndarray]],
-    here: list[np.ndarray],
-    weights: list[np.ndarray],
-    x: np.ndarray,
-    index: tuple[int, ...],
-    bulk: float,
-    typical: float,
-) -> _Estimate:
-    """The derivative of Σ weights · values with respect to x[index], by Ridders' method."""
-
-    def change(step: float) -> tuple[float, float]:
-        """How much the sum grows from x to x + step, and the step as it was rounded."""
-        moved = x.copy()
-        moved[index] += step
-        after = values(moved)
-        terms = ((w * (b - a)).sum() for w, a, b in zip(weights, here, after, strict=True))
-        return float(sum(terms)), float(moved[index] - x[index])
-
-    best = _Estimate(np.nan, np.inf, np.nan, np.nan, False)
-    previous: list[float] = []
-    sides: list[tuple[float, float, float]] = []
-    h = 0.1 * (max(abs(float(x[index])), typical) or 1.0)
-    for _ in range(STEPS):
-        (up, right), (down, left) = change(h), change(-h)
-        h /= 2
-        slopes = down / left, up / right
-        if not np.isfinite(up - down):  # out of the domain: nearer, then
-            previous.clear()
-            continue
-        row = [(up - down) / (right - left)]
-        rounding = 16 * EPS * bulk / (right - left)
-        for k, older in enumerate(previous, start=1):  # errors are powers of h²
-            row.append(row[-1] + (row[-1] - older) / (4**k - 1))
-            error = max(abs(row[-1] - row[-2]), abs(row[-1] - older)) + rounding
-            if error < best.error:
-                best = best._replace(value=row[-1], error=error)
-        previous = row
-        sides.append((right, *slopes))
-        best = best._replace(left=slopes[0], right=slopes[1])
-        if best.error < 2 * rounding and len(sides) > 3:
-            break  # a smaller step could only make it worse
-    return best._replace(kink=_is_kink(sides, bulk))
-
-
-def _is_kink(sides: list[tuple[float, float, float]], bulk: float) -> bool:
-    """Whether the slopes to the two sides stay apart as the step shrinks: if s is smooth, half the
-    step halves their difference.
-    """
-    if len(sides) < 2:
-        return False
-    (_, left0, right0), (h, left, right) = sides[-2:]
-    gap0, gap = abs(right0 - left0), abs(right - left)
-    return gap > 0.75 * gap0 and gap > 64 * EPS * bulk / h
 
 
 def _report(wrong: list[Any], found: np.ndarray, i: int, order: int) -> str:
@@ -260,8 +136,9 @@ def _report(wrong: list[Any], found: np.ndarray, i: int, order: int) -> str:
         f"gradcheck: the gradient of input {i} is wrong at order {order}: {len(wrong)} of "
         f"{found.size} elements; the worst:"
     ]
-    for off, index, (low, high), tolerance, kink in wrong[:5]:
-        expected = f"{low:.10g} to {high:.10g} (a kink)" if kink else f"{low:.10g}"
+    for off, index, estimate, tolerance in wrong[:5]:
+        low, high = estimate.range
+        expected = f"{low:.10g} to {high:.10g} (a kink)" if estimate.kink else f"{low:.10g}"
         lines.append(
             f"  [{', '.join(map(str, index))}]: expected {expected}, got {found[index]:.10g}; "
             f"off by {off:.2g}, tolerance {tolerance:.2g}"
