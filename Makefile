@@ -1,18 +1,22 @@
 # make demo    set up, and train an MLP on real digits with and without batch norm
 # make test    set up, and run the tests
+# make compare every fused op against its composition, in higher precision, number by number
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint test-peers clean
+.PHONY: demo test compare lint test-peers clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+compare: $(VENV)/ready
+	$(BIN)/python examples/compare_gradients.py
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

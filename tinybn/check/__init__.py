@@ -1,5 +1,7 @@
 """Checks of gradients: against differences, and of fused ops against their compositions."""
 
+from tinybn.check.cases import Case, cases
+from tinybn.check.compare import EXACT, Rival, Row, compare
 from tinybn.check.gradcheck import GradientError, gradcheck
 
-__all__ = ["GradientError", "gradcheck"]
+__all__ = ["EXACT", "Case", "GradientError", "Rival", "Row", "cases", "compare", "gradcheck"]

@@ -1,8 +1,8 @@
 """Derivatives of a function, order by order: by autodiff, and by differences with their errors.
 
 What is differentiated is a scalar: s₁(x) = Σ v · fn(x) for order 1, and sₖ₊₁(x) = Σ w · ∇sₖ(x) for
-order k + 1. So the derivatives of every order are gradients, one per input. The weights v, w, … come
-as lists of arrays, one list per order: [[v], [w for each input], …].
+order k + 1. So the derivatives of every order are gradients, one per input. The weights come as one
+list of arrays per order: [[v], [w for each input], …].
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def by_differences(
 
     here = values(arrays[i])
     bulk = sum(float(np.abs(v * w).sum()) for v, w in zip(here, weights[order - 1], strict=True))
-    typical = float(np.median(np.abs(arrays[i])))
+    spread = float(np.median(np.abs(arrays[i] - np.median(arrays[i]))))
     return {
-        index: _difference(values, here, weights[order - 1], arrays[i], index, bulk, typical)
+        index: _difference(values, here, weights[order - 1], arrays[i], index, bulk, spread)
         for index in np.ndindex(arrays[i].shape)
     }
 
@@ -126,7 +126,7 @@ def _difference(
     x: np.ndarray,
     index: tuple[int, ...],
     bulk: float,
-    typical: float,
+    spread: float,
 ) -> Estimate:
     """The derivative of Σ weights · values with respect to x[index], by Ridders' method."""
 
@@ -141,7 +141,7 @@ def _difference(
     best = Estimate(np.nan, np.inf, np.nan, np.nan, False)
     previous: list[float] = []
     sides: list[tuple[float, float, float]] = []
-    h = 0.1 * (max(abs(float(x[index])), typical) or 1.0)
+    h = 0.1 * (spread or abs(float(x[index])) or 1.0)  # a step that is large, but not absurd
     for _ in range(STEPS):
         (up, right), (down, left) = change(h), change(-h)
         h /= 2
