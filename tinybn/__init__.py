@@ -1,6 +1,6 @@
 """tinybn: see where the gradient of batch normalization comes from, and check every digit of it."""
 
-from tinybn import check, data, nn, ops, optim
+from tinybn import check, data, graph, nn, ops, optim
 from tinybn.autodiff import backward, detect_anomaly, grad, no_grad, use_fused
 from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
 from tinybn.init import seed
@@ -17,6 +17,7 @@ __all__ = [
     "data",
     "detect_anomaly",
     "grad",
+    "graph",
     "nn",
     "no_grad",
     "ops",

@@ -1,0 +1,131 @@
+"""Pictures of a graph show every op once, with its shape, its rules and what it is made of."""
+
+import linecache
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numeric import draw
+
+import tinybn as tb
+from tinybn import graph, ops
+from tinybn.autodiff import primitive
+
+
+def leaves():
+    x = tb.tensor(draw((6, 3), dtype=np.float32), requires_grad=True)
+    gamma = tb.tensor(draw((3,), dtype=np.float32), requires_grad=True)
+    return x, gamma
+
+
+def composed_batch_norm():
+    x, gamma = leaves()
+    with tb.use_fused(False):
+        return ops.batch_norm(x, gamma), {"x": x, "gamma": gamma}
+
+
+def test_the_tree_of_batch_norm_reads_like_its_formula():
+    y, names = composed_batch_norm()
+    titles = [
+        line.split("   tinybn/")[0].rstrip() for line in graph.tree(y, names=names).splitlines()
+    ]
+    assert titles == [
+        "multiply (6, 3) float32",
+        "├─ divide (6, 3) float32",
+        "│  ├─ #1 subtract (6, 3) float32",
+        "│  │  ├─ #2 subtract (6, 3) float32",
+        "│  │  │  ├─ x (6, 3) float32",
+        "│  │  │  └─ mean (1, 3) float32",
+        "│  │  │     └─ x (6, 3) float32",
+        "│  │  └─ mean (1, 3) float32",
+        "│  │     └─ #2 subtract (6, 3) float32         (see above)",
+        "│  └─ sqrt (1, 3) float32",
+        "│     └─ add (1, 3) float32",
+        "│        └─ mean (1, 3) float32",
+        "│           └─ multiply (6, 3) float32",
+        "│              └─ #1 subtract (6, 3) float32   (see above)",
+        "└─ reshape (1, 3) float32",
+        "   └─ gamma (3,) float32",
+    ]
+
+
+def test_a_fused_op_is_one_box():
+    x, gamma = leaves()
+    lines = graph.tree(ops.batch_norm(x, gamma), names={"x": x}).splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(
+        r"batch_norm \(6, 3\) float32   tinybn/ops/fused/batch_norm.py:\d+", lines[0]
+    )
+    assert lines[1:] == ["├─ x (6, 3) float32", "└─ leaf (3,) float32"]
+
+
+def test_the_lines_named_are_those_of_the_gradient_rules():
+    x, _ = leaves()
+    place = re.search(r"tinybn/ops/elementwise.py:(\d+), (\d+)", graph.tree(x / 2))
+    file = Path(tb.__file__).parent / "ops" / "elementwise.py"
+    assert "g / b" in linecache.getline(str(file), int(place[1]))
+    assert "-g * y / b" in linecache.getline(str(file), int(place[2]))
+
+
+def test_an_op_of_ones_own_is_shown_with_its_own_file():
+    @primitive(lambda g, y, a: 2 * g)
+    def twice(xp, a):
+        return 2 * a
+
+    assert "test_graph.py:" in graph.tree(twice(leaves()[0]))
+    assert "shape.py:" in graph.tree(ops.concatenate([leaves()[0], leaves()[0]]))
+
+
+def test_layers_are_collapsed_with_their_parameters_and_the_model_is_left_as_it_was():
+    model = tb.nn.MLP([3, 8, 2], "batch", rng=np.random.default_rng(0))
+    x = leaves()[0]
+    with tb.use_fused(False), graph.layers(model) as spans:
+        loss = ops.cross_entropy(model(x), np.array([0, 1, 0, 1, 1, 0]))
+    lines = graph.tree(loss, spans=spans, names={"x": x}).splitlines()
+    found = [
+        line.strip(" │├└─") for line in lines if "ops" in line or "1 op" in line or " x " in line
+    ]
+    found = [re.sub(r"   +", "  ", line) for line in found if "tinybn/" not in line]
+    assert found == [
+        "Linear(8, 2) (6, 2) float32  2 ops",
+        "ReLU() (6, 8) float32  1 op",
+        "BatchNorm(8) (6, 8) float32  13 ops",
+        "Linear(3, 8, bias=False) (6, 8) float32  1 op",
+        "x (6, 3) float32",
+    ]
+    assert len(graph.tree(loss).splitlines()) > 2 * len(lines)
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("draw_graph", [graph.mermaid, graph.dot])
+def test_mermaid_and_dot_have_a_box_per_op_and_an_arrow_per_input(draw_graph):
+    y, names = composed_batch_norm()
+    text = draw_graph(y, names=names)
+    found = graph.vertices(y, names=names)
+    arrows = re.findall(r"n(\d+) --?> n(\d+)", text)
+    expected = [(str(j), str(i)) for i, vertex in enumerate(found) for j in vertex.inputs]
+    assert arrows == expected
+    assert all(int(j) < int(i) for j, i in arrows)  # what is made of something comes after it
+    assert len(re.findall(r"^  n\d+ ?[\[(]", text, re.MULTILINE)) == len(found) == 13
+
+
+def test_a_leaf_is_its_own_picture_and_constants_are_named():
+    x, _ = leaves()
+    assert graph.tree(x) == "leaf (6, 3) float32"
+    assert "constant (3,) float32" in graph.tree(x * tb.tensor([1.0, 2.0, 3.0]))
+
+
+def test_long_graphs_are_drawn_without_recursion():
+    y, _ = leaves()
+    for _ in range(3000):
+        y = -y
+    assert len(graph.vertices(y)) == 3001
+
+
+def test_a_graph_that_was_freed_is_refused():
+    x, _ = leaves()
+    y = (x * 2).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"behind 'sum' was freed.*retain_graph"):
+        graph.tree(y)
