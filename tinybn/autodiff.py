@@ -25,6 +25,7 @@ from tinybn import anomaly
 from tinybn.backend import BackendMismatchError
 from tinybn.fusion import FusedOp, fused, use_fused
 from tinybn.recording import Node, current_mode, in_mode, module_of, primitive
+from tinybn.summation import add_up
 from tinybn.tensor import Tensor, wrap
 
 __all__ = [
@@ -251,7 +252,7 @@ def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     if new < 0 or any(m not in (1, n) for n, m in zip(g.shape[new:], shape, strict=True)):
         raise ValueError(f"its shape is {g.shape}")
     axes = [*range(new), *(new + i for i, m in enumerate(shape) if m != g.shape[new + i])]
-    return g.sum(axis=tuple(axes), keepdims=True).reshape(shape)
+    return add_up(g, tuple(axes), True).reshape(shape)
 
 
 def _between(seeds: dict[Any, Any], wanted: list[Any]) -> tuple[set[Any], set[Any]]:

@@ -12,6 +12,7 @@ from tinybn.backend import Array
 from tinybn.ops.elementwise import astype, exp, log
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.recording import module_of, primitive
+from tinybn.summation import add_up
 from tinybn.tensor import Input, Tensor
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -25,7 +26,7 @@ def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
 @primitive(lambda g, y, a, axis, keepdims: broadcast_to(_spread(g, axis, keepdims), a.shape))
 def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """Σ a."""
-    return a.sum(axis=axis, keepdims=keepdims)
+    return add_up(a, axis, keepdims)
 
 
 @primitive(
@@ -37,7 +38,7 @@ def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """Σ a / n, with the n elements that go into each sum; ValueError if there are none."""
     if a.size == 0:
         raise ValueError("there is no mean of no elements (an empty batch?)")
-    total = a.sum(axis=axis, keepdims=keepdims)
+    total = add_up(a, axis, keepdims)
     return total / (a.size // total.size)
 
 
