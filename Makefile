@@ -1,18 +1,26 @@
 # make demo    set up, and train an MLP on real digits with and without batch norm
 # make test    set up, and run the tests
+# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint test-peers clean
+.PHONY: demo test experiments experiments-quick lint test-peers clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# EXPERIMENTS="--only epsilon --seeds 10" and the like are passed on.
+experiments: $(VENV)/ready
+	$(BIN)/python examples/experiments.py $(EXPERIMENTS)
+
+experiments-quick: $(VENV)/ready
+	$(BIN)/python examples/experiments.py --quick --check $(EXPERIMENTS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
