@@ -24,8 +24,8 @@ import tinybn as tb
 INGREDIENTS = ("chocolate", "sugar", "butter")
 COOKIES = [[2.0, 70.0, 120.0], [10.0, 90.0, 90.0], [6.0, 50.0, 150.0]]
 """Pieces of chocolate, grams of sugar, grams of butter."""
-AXES: dict[str, tuple[int, ...]] = {"ingredient": (0,), "cookie": (1,), "whole table": (0, 1)}
-KNOWN_AS = {"ingredient": "batch norm", "cookie": "layer norm", "whole table": "neither"}
+AXES: dict[str, tuple[int, ...]] = {"ingredient": (0,), "cookie": (1,), "table": (0, 1)}
+KNOWN_AS = {"ingredient": "batch norm", "cookie": "layer norm", "table": "neither: the code"}
 
 
 def configurations(size: str) -> list[Record]:
@@ -59,7 +59,7 @@ def judge(runs: list[Record]) -> list[Verdict]:
     """The sentence is supported, if the four steps give what the op gives and each ingredient has
     mean 0 and variance 1; and the code, if it does that, too.
     """
-    steps, code = (where(runs, statistics=s)[0] for s in ("ingredient", "whole table"))
+    steps, code = (where(runs, statistics=s)[0] for s in ("ingredient", "table"))
     layer = where(runs, statistics="cookie")[0]
     right = max(steps["off_mean"], steps["off_variance"], steps["off_op"], layer["off_op"])
     wrong = max(code["off_mean"], code["off_variance"])
@@ -90,12 +90,13 @@ def draw(runs: list[Record]) -> Any:
     """The table before, and after each choice, as colours with the numbers in them."""
     tables = {"cookies": np.array(COOKIES)}
     tables |= {
-        f"per {r['statistics']}\n({KNOWN_AS[r['statistics']]})": np.array(r["y"]) for r in runs
+        f"statistics per {r['statistics']}\n({KNOWN_AS[r['statistics']]})": np.array(r["y"])
+        for r in runs
     }
-    figure, (axes,) = panels(1, 4, width=11, height=3.2)
+    figure, (axes,) = panels(1, 4, width=11, height=3)
     for ax, (title, values) in zip(axes, tables.items(), strict=True):
-        limit = abs(values).max()
-        ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, alpha=0.75)
+        limit = 1.6 * abs(values).max()  # so that no colour is too dark for the numbers
+        ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             text = f"{value:g}" if ax is axes[0] else f"{value:+.2f}"
             ax.text(j, i, text, ha="center", va="center", fontsize=10)

@@ -238,9 +238,10 @@ def _band(band: tuple[float, float] | None, outside: bool) -> str:
 
 def fingerprint(experiment: Experiment) -> str:
     """A hash of the code that the runs come from: tinybn, the training loop, and the experiment's
-    file without its judge and its picture, which can change without running anything again.
+    file without its text, its judge, its picture and what stands below them from EXPERIMENT on, all
+    of which can change without running anything again.
     """
-    text = inspect.getsource(sys.modules[experiment.run.__module__])
+    text = inspect.getsource(sys.modules[experiment.run.__module__]).split("\nEXPERIMENT = ")[0]
     for function in (experiment.judge, experiment.draw):
         text = text.replace(inspect.getsource(function), "")
     text = text.replace(experiment.text, "")
