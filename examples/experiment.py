@@ -189,7 +189,9 @@ def report(
     verdicts = experiment.judge(runs)
     rows = summary(runs, experiment.keys, experiment.measures)
     numbers = {name: value for v in verdicts for name, value in v.numbers.items()}
-    outside = [name for name, (low, high) in experiment.bands.items()
+    usual = not experiment.data or options.data == experiment.data[0]
+    bands = experiment.bands if usual else {}
+    outside = [name for name, (low, high) in bands.items()
                if not low <= numbers.get(name, math.nan) <= high]  # fmt: skip
     seeds = [*range(options.seed, options.seed + options.seeds)]
     print(f"{experiment.question}\n")
@@ -198,7 +200,7 @@ def report(
     print("∞: never, or not a finite number\n")
     print(table(summary_table(rows, experiment.keys, experiment.measures)), end="\n\n")
     print(table([("number", "value", "band"), *(
-        (name, f"{value:.4g}", _band(experiment.bands.get(name), name in outside))
+        (name, f"{value:.4g}", _band(bands.get(name), name in outside))
         for name, value in numbers.items())]), end="\n\n")  # fmt: skip
     for v in verdicts:
         print(f'"{v.claim}"\n{v.verdict}: {v.why}\n')
@@ -207,7 +209,7 @@ def report(
         **{key: identity[key] for key in ("experiment", "size", "data", "backend", "code")},
         "question": experiment.question,
         "verdicts": [v._asdict() for v in verdicts],
-        "bands": experiment.bands,
+        "bands": bands,
         "outside": outside,
         "arguments": {key: value if isinstance(value, int | str | None) else str(value)
                       for key, value in vars(options).items()},

@@ -2,9 +2,9 @@
 
 The tutorial's experiment 1. Six networks learn with batch norm and without, from the same weights
 and on the same batches, with plain SGD at seven learning rates. Speed is how many steps, and how
-many seconds, of training it takes to label 95 % of the test data rightly: at the same learning rate
-(0.1), and best against best, where each takes the learning rate that was fastest on the validation
-data. Seconds are measured while all cores are busy with such runs.
+many seconds, of training it takes to label 95 % of the test data rightly (85 % of Fashion-MNIST):
+at the same learning rate (0.1), and best against best, where each takes the learning rate that was
+fastest on the validation data. Seconds are measured while all cores are busy with such runs.
 
 About two minutes on two cores. For example
 
@@ -20,9 +20,8 @@ from typing import Any
 from experiment import NOT_RESOLVED, NOT_SUPPORTED, PARTLY, SUPPORTED, Experiment, Verdict, main
 from figures import MARKS, NAMES, STYLES, panels
 from results import Record, choose, ratios, spread, values, where
-from training import Config, train
+from training import TARGETS, Config, train
 
-TARGET = 0.95
 SAME = 0.1
 RATES = (0.01, 0.03, SAME, 0.3, 1.0, 3.0, 10.0)
 NORMS = ("none", "batch")
@@ -56,7 +55,8 @@ def run(config: Record) -> Record:
     net = NETS[config["net"]]
     rest = {key: value for key, value in config.items() if key != "net"}
     options = Config(**rest, **net, momentum=0.0, every=10, early=100)
-    return train(options, stop=TARGET)[0].measures(TARGET)
+    target = TARGETS[options.data]
+    return train(options, stop=target)[0].measures(target)
 
 
 def fastest(runs: list[Record]) -> tuple[float, float]:
@@ -120,8 +120,8 @@ def judge(runs: list[Record]) -> list[Verdict]:
             verdict=verdict,
             finding=f"Best against best, batch norm is at least {FAST} times faster in "
             f"{fast['steps']} of {len(nets)} nets in steps, in {fast['seconds']} in seconds",
-            why=f"Speed-up to {TARGET:.0%} test accuracy, best learning rate against best, median "
-            f"(range) over seeds: {said}. ∞: only batch norm gets there.",
+            why=f"Speed-up to {TARGETS[runs[0]['data']]:.0%} test accuracy, best learning rate "
+            f"against best, median (range) over seeds: {said}. ∞: only batch norm gets there.",
             numbers={
                 f"{what}: {net}": value for what in median for net, value in median[what].items()
             },
@@ -165,7 +165,11 @@ def draw(runs: list[Record]) -> Any:
     chosen.set_xlabel("steps, best against best")
     seconds.set_xlabel("seconds, best against best")
     chosen.legend(*same.get_legend_handles_labels(), loc="upper right", frameon=False, fontsize=8)
-    seconds.set_title(f"to {TARGET:.0%} test accuracy; × never (how many)", fontsize=8, loc="right")
+    seconds.set_title(
+        f"to {TARGETS[runs[0]['data']]:.0%} test accuracy; × never (how many)",
+        fontsize=8,
+        loc="right",
+    )
     return figure
 
 

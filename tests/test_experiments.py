@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 import signal
 import struct
 import subprocess
@@ -213,17 +214,26 @@ def test_check_exits_with_1_where_a_number_is_outside_of_its_band(tmp_path, caps
     assert not (tmp_path / "figure.png").exists()
 
 
+def test_bands_are_those_of_the_first_data_set(tmp_path, capsys):
+    changes = {"data": ("digits", "wine"), "bands": {"ratio": (3, 4)}}
+    assert toy(tmp_path, "--data", "wine", "--no-plot", **changes) == 0
+    assert "outside" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "result.json").read_text())["outside"] == []
+
+
 def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "1"]
     command += ["--out", str(tmp_path / "out"), "--seeds", "3"]
     environment = {"PYTHONPATH": str(EXAMPLES), "TOY_SECONDS": "0.5", "PATH": ""}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     runs = tmp_path / "out" / "runs.jsonl"
     deadline = time.monotonic() + 60
     while not (runs.exists() and runs.read_text().count("\n") >= 2):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "of 6 runs; the same command goes on from here" in err
