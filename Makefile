@@ -1,13 +1,14 @@
-# make demo    set up, and train an MLP on real digits with and without batch norm
-# make test    set up, and run the tests
-# make compare every fused op against its composition, in higher precision, number by number
+# make demo           set up, and train an MLP on real digits with and without batch norm
+# make test           set up, and run the tests
+# make compare        every fused op against its composition, in higher precision, number by number
+# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test compare lint test-peers clean
+.PHONY: demo test compare experiments experiments-quick lint test-peers clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
@@ -17,6 +18,13 @@ test: $(VENV)/ready
 
 compare: $(VENV)/ready
 	$(BIN)/python examples/compare_gradients.py
+
+# EXPERIMENTS="--only epsilon --seeds 10" and the like are passed on.
+experiments: $(VENV)/ready
+	$(BIN)/python examples/experiments.py $(EXPERIMENTS)
+
+experiments-quick: $(VENV)/ready
+	$(BIN)/python examples/experiments.py --quick --check $(EXPERIMENTS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import peers
+from figures import panels, save
+from results import dumps, table, write
 from tqdm import tqdm
-from train_mlp import table, write_json
 
 import tinybn as tb
 from tinybn.check import EXACT, Row, cases, compare
@@ -103,14 +104,13 @@ def listing(found: Iterable[tuple[str, Row]]) -> str:
 
 def plot(found: Sequence[tuple[str, Row]], path: Path) -> None:
     """Draw the largest error of every row, in ULP: a panel per dtype and order."""
-    from matplotlib.figure import Figure
-
     rows = [row for _, row in found]
     ops, orders = list(dict.fromkeys(r.op for r in rows)), sorted({r.order for r in rows})
     dtypes = list(dict.fromkeys(r.dtype for r in rows))
     methods = [m for m in MARKS if any(r.method == m for r in rows)]
-    figure = Figure(figsize=(3 * len(orders) + 1, 5.6), layout="constrained", dpi=110)
-    grid = figure.subplots(len(dtypes), len(orders), sharex=True, sharey=True, squeeze=False)
+    figure, grid = panels(len(dtypes), len(orders), width=3 * len(orders) + 1, height=5.6)
+    for axes in grid.flat:
+        axes.sharey(grid[0, 0])
     for line, dtype in zip(grid, dtypes, strict=True):
         for axes, order in zip(line, orders, strict=True):
             for shift, method in enumerate(methods):
@@ -133,19 +133,11 @@ def plot(found: Sequence[tuple[str, Row]], path: Path) -> None:
             axes.set(yscale="log")
             axes.set_title(f"{dtype}, {'output' if order == 0 else f'order {order}'}", fontsize=9)
             axes.set_xticks(range(len(ops)), ops, rotation=60, ha="right", fontsize=8)
-            axes.grid(alpha=0.3, lw=0.5)
-            axes.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("largest error (ULP of the scale)")
     grid[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
     missed = sum(r.verdict not in ("ok", "") for r in rows)
-    figure.suptitle(
-        f"Fused ops against a more precise reference: {len(rows)} results, {missed} off limits "
-        "(dotted: the smallest limit of a closed form)",
-        fontsize=10,
-    )
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    title = f"Fused ops against a more precise reference: {len(rows)} results, {missed} off limits"
+    save(figure, path, f"{title} (dotted: the smallest limit of a closed form)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,9 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"composition\nin {EXACT} (ε = {np.finfo(EXACT).eps:.0e}). rel: largest error of the "
         "closed form over the largest element."
     )
-    write_json(
-        options.out / "result.json", [{"case": label, **row._asdict()} for label, row in found]
-    )
+    rows = [{"case": label, **row._asdict()} for label, row in found]
+    write(options.out / "result.json", dumps(rows, indent=1))
     if not options.no_plot:
         plot(found, options.out / "errors.png")
     if misses:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from train_mlp import Config, Run, plot, table, train
+from results import table
+from train_mlp import plot
+from training import Config, Run, train
 
 import tinybn as tb
 

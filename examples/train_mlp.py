@@ -11,172 +11,34 @@ writes model.npz, result.json and curves.png to the folder --out, and prints a t
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from figures import band, panels, percent, save
+from results import dumps, table, write
+from training import OPTIMIZERS, Config, Run, train
 
 import tinybn as tb
 from tinybn import checkpoint
 
-OPTIMIZERS = {"sgd": tb.optim.SGD, "adam": tb.optim.Adam, "adamw": tb.optim.AdamW}
-STYLES = {  # one colour (colour-blind safe: Okabe & Ito) and one line style per norm, everywhere
-    "none": ("#000000", "--"),
-    "batch": ("#0072B2", "-"),
-    "layer": ("#D55E00", "-."),
-    "group": ("#009E73", ":"),
-    "rms": ("#CC79A7", (0, (3, 1, 1, 1))),
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """What to train, on what, and how."""
-
-    norm: str = "batch"
-    data: str = "digits"
-    hidden: Sequence[int] = (64, 64, 64)
-    activation: str = "relu"
-    init: str = "he"
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    batch_size: int = 64
-    epochs: int = 20
-    seed: int = 0
-    backend: str = "numpy"
-    every: int = 5
-    """Steps from one look at the validation data to the next."""
-
-
-@dataclass
-class Run:
-    """What came of it. The lists have one entry per look at the validation data."""
-
-    config: Config
-    steps: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    """Of training alone, since the start."""
-    loss: list[float] = field(default_factory=list)
-    """Of the mini-batch of that step."""
-    accuracy: list[float] = field(default_factory=list)
-    """On the validation data."""
-    diverged_at: int | None = None
-    test_accuracy: float = math.nan
-
-    def reached(self, target: float) -> int | None:
-        """The first look at which the validation accuracy was at least `target`."""
-        return next((i for i, a in enumerate(self.accuracy) if a >= target), None)
-
-
-def accuracy(model: tb.nn.Module, part: tb.data.Part, backend: str) -> float:
-    """The fraction of `part` that the model, in evaluation mode, labels rightly."""
-    model.eval()
-    with tb.no_grad():
-        scores = model(tb.tensor(part.x, backend=backend)).numpy()
-    model.train()
-    return float((scores.argmax(axis=1) == part.y).mean())
-
-
-def train(config: Config, *, progress: bool = True) -> tuple[Run, tb.nn.Module]:
-    """Train as `config` says. Weights and batches have seeds of their own, so that two runs that
-    differ in the norm alone see the same batches in the same order.
-    """
-    data = tb.data.load(config.data, seed=config.seed)
-    weights, order = (np.random.default_rng([config.seed, i]) for i in range(2))
-    with tb.use_backend(config.backend):
-        model = tb.nn.MLP(
-            [data.features, *config.hidden, data.classes],
-            config.norm,
-            config.activation,
-            init=config.init,
-            rng=weights,
-        )
-        x = tb.tensor(data.train.x).data
-    momentum = {"momentum": 0.9} if config.optimizer == "sgd" else {}
-    optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.lr, **momentum)
-    batches = tb.data.Batches(x, data.train.y, config.batch_size, drop_last=True, rng=order)
-    run = Run(config)
-    step, spent = 0, 0.0
-    bar = tqdm(
-        total=config.epochs * len(batches),
-        desc=f"norm={config.norm} seed={config.seed}",
-        unit="step",
-        disable=None if progress else True,  # None: off where stderr is no terminal
-        leave=False,
-    )
-    with bar, np.errstate(over="ignore", invalid="ignore"):  # a diverged run is told by its loss
-        for _ in range(config.epochs):
-            for xb, yb in batches:
-                start = time.perf_counter()
-                loss = tb.ops.cross_entropy(model(xb), yb)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                spent += time.perf_counter() - start
-                step += 1
-                bar.update()
-                if step % config.every == 0:
-                    run.steps.append(step)
-                    run.seconds.append(spent)
-                    run.loss.append(loss.item())
-                    run.accuracy.append(accuracy(model, data.validation, config.backend))
-                    bar.set_postfix(loss=f"{run.loss[-1]:.3f}", accuracy=f"{run.accuracy[-1]:.1%}")
-                    if not math.isfinite(run.loss[-1]):
-                        run.diverged_at = step
-                        return run, model
-    run.test_accuracy = accuracy(model, data.test, config.backend)
-    return run, model
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first row being the head, as aligned plain text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
 
 def plot(runs: Sequence[Run], path: Path, title: str) -> None:
     """Draw loss and validation accuracy over steps: per norm the median, and a band over seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = panels(1, 2)
     for norm in dict.fromkeys(run.config.norm for run in runs):
-        colour, style = STYLES[norm]
         group = [run for run in runs if run.config.norm == norm]
         shortest = min(len(run.steps) for run in group)
         for axes, what in ((left, "loss"), (right, "accuracy")):
-            curves = np.array([getattr(run, what)[:shortest] for run in group])
-            steps = group[0].steps[:shortest]
-            axes.plot(
-                steps, np.median(curves, 0), color=colour, linestyle=style, label=f"norm: {norm}"
-            )
-            axes.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
+            curves = (getattr(run, what)[:shortest] for run in group)
+            band(axes, group[0].steps[:shortest], [*zip(*curves, strict=True)], norm)
     left.set(xlabel="step", ylabel="training loss (mini-batch)", yscale="log")
     right.set(xlabel="step", ylabel="validation accuracy")
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    percent(right.yaxis)
     right.legend(loc="lower right", frameon=False)
-    for axes in (left, right):
-        axes.grid(alpha=0.3, lw=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path`, atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    save(figure, path, title)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -187,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add, default = parser.add_argument, Config()
     add("--norm", default=default.norm, choices=["none", *tb.nn.NORMS])
     add("--data", default=default.data, choices=tb.data.NAMES)
+    add("--data-dir", metavar="FOLDER", help="where the files of fashion are")
     add("--hidden", default=default.hidden, type=int, nargs="*", metavar="WIDTH")
     add("--activation", default=default.activation, choices=["relu", "tanh", "sigmoid"])
     add("--init", default=default.init, choices=["default", "he", "xavier"])
@@ -228,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     else:
         print(f"\ntest accuracy {run.test_accuracy:.1%}")
-    write_json(out / "result.json", asdict(run))
+    result = asdict(run) | {"test_accuracy": run.test_accuracy}
+    write(out / "result.json", dumps(result, indent=1) + "\n")
     written = ["model.npz", "result.json"]
     if not no_plot:
         layers = "–".join(map(str, run.config.hidden)) or "no hidden layer"

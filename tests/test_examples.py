@@ -9,7 +9,7 @@ import demo
 import numpy as np
 import pytest
 import train_mlp
-from train_mlp import Config, train
+from training import Config, accuracy, train
 
 import tinybn as tb
 from tinybn import checkpoint
@@ -52,7 +52,7 @@ def test_train_mlp_writes_a_table_a_picture_and_a_model_that_loads(tmp_path, cap
     model = tb.nn.MLP([64, 64, 64, 64, 10], "batch")
     model.load_state_dict(checkpoint.load(tmp_path / "model.npz"))
     test = tb.data.load("digits").test
-    assert train_mlp.accuracy(model, test, "numpy") == result["test_accuracy"]
+    assert accuracy(model, test, "numpy") == result["test_accuracy"]
 
 
 def test_a_diverged_run_says_at_which_step(tmp_path, capsys):

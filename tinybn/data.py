@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +14,11 @@ import numpy as np
 from tinybn.backend import Array
 from tinybn.init import generator
 
-NAMES = ("digits", "wine", "breast_cancer")
+NAMES = ("digits", "wine", "breast_cancer", "fashion")
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+WHITE = {"digits": 16, "fashion": 255}
+"""The brightest pixel."""
 
 
 class Part(NamedTuple):
@@ -38,24 +46,24 @@ def load(
     validation: float = 0.15,
     test: float = 0.15,
     scale: bool = True,
+    folder: Path | None = None,
 ) -> Dataset:
-    """One of scikit-learn's real data sets, shuffled by `seed` and split.
+    """A real data set, shuffled by `seed` and split.
 
     name: "digits" (1797 handwritten digits of 8 × 8 pixels, 10 classes), "wine" (178 wines, 13
-        measurements, 3 classes) or "breast_cancer" (569 tumours, 30 measurements, 2 classes).
+        measurements, 3 classes) or "breast_cancer" (569 tumours, 30 measurements, 2 classes), which
+        come with scikit-learn; or "fashion" (Fashion-MNIST: 70 000 pieces of clothing of 28 × 28
+        pixels, 10 classes; Xiao, Rasul & Vollgraf 2017, 1708.07747), its two parts taken together.
     validation, test: the fractions that those parts get.
-    scale: divide pixels by 16; standardise measurements by the training part's mean and deviation.
+    scale: divide pixels by 16 (fashion: 255); standardise measurements by the training part's mean
+        and deviation.
+    folder: where the files of "fashion" are; by default where Debian's package puts them.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data {name!r}: expected one of {', '.join(map(repr, NAMES))}")
-    try:
-        from sklearn import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the {name} data come with scikit-learn, which is not installed: "
-            "run `pip install scikit-learn`"
-        ) from error
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    if folder is not None and name != "fashion":
+        raise ValueError(f"the {name} data come with scikit-learn: only fashion takes a folder")
+    x, y = _fashion(folder or FASHION_FOLDER) if name == "fashion" else _sklearn(name)
     order = np.random.default_rng(seed).permutation(len(x))
     x, y = x[order], y[order].astype(np.int64)
     sizes = [round(f * len(x)) if 0 < f < 1 else 0 for f in (test, validation)]
@@ -66,11 +74,68 @@ def load(
         )
     cuts = [sizes[0], sum(sizes)]
     if scale:
-        train = x[cuts[1] :]
-        x = x / 16 if name == "digits" else (x - train.mean(axis=0)) / train.std(axis=0)
-    parts = map(Part, np.split(x.astype(np.float32), cuts), np.split(y, cuts))
+        if name in WHITE:
+            x = x / np.float32(WHITE[name])
+        else:
+            train = x[cuts[1] :]
+            x = (x - train.mean(axis=0)) / train.std(axis=0)
+    parts = map(Part, np.split(x.astype(np.float32, copy=False), cuts), np.split(y, cuts))
     test_part, validation_part, train_part = parts
     return Dataset(name, train_part, validation_part, test_part, x.shape[1], len(np.unique(y)))
+
+
+def _sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the {name} data come with scikit-learn, which is not installed: "
+            "run `pip install scikit-learn`"
+        ) from error
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    return x, y
+
+
+def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    parts = []
+    for part in ("train", "t10k"):
+        x, y = (
+            read_idx(_find(folder, f"{part}-{what}-ubyte"))
+            for what in ("images-idx3", "labels-idx1")
+        )
+        if x.ndim != 3 or y.shape != x.shape[:1]:
+            raise ValueError(f"{folder}: {part} has images {x.shape} and labels {y.shape}")
+        parts.append((x.reshape(len(x), -1), y))
+    xs, ys = zip(*parts, strict=True)
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f"Fashion-MNIST: no {name}.gz in {folder}: run `sudo apt-get install "
+        "dataset-fashion-mnist` (Debian, Ubuntu), or name the folder that has the four files"
+    )
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of bytes in a file of the format IDX (that of MNIST), gzipped or not.
+
+    0, 0, 8 (unsigned bytes), the number of axes; each axis as a big-endian uint32; then the bytes.
+    """
+    content = path.read_bytes()
+    try:
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        zero, kind, axes = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{axes}I", content, 4)
+        if (zero, kind) != (0, 8):
+            raise ValueError("it does not begin with 0, 0, 8")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    except (ValueError, struct.error, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole IDX file of bytes: {error}") from error
 
 
 class Batches:

@@ -1,0 +1,78 @@
+"""Runs in processes of their own, as many at a time as there are cores, with progress on stderr."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+import training
+from results import Record
+from store import Store
+from tqdm import tqdm
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run_all(
+    run: Callable[[Record], Record], store: Store, jobs: int, name: str, line: int = 0
+) -> None:
+    """Run what is not finished yet and put it into the store.
+
+    line: the line of the bar that counts runs; below it each process has a line for its own run.
+    """
+    todo = store.todo()
+    if not todo:
+        return
+    # Spawned processes load NumPy after this: one thread each, since the runs are parallel.
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    context = multiprocessing.get_context("spawn")
+    lock = context.RLock()
+    tqdm.set_lock(lock)
+    jobs = min(jobs, len(todo))
+    lines = context.SimpleQueue()
+    for i in range(jobs):
+        lines.put(line + 1 + i)
+    with (
+        tqdm(
+            total=len(store.plan),
+            initial=len(store.finished),
+            desc=name,
+            unit="run",
+            position=line,
+            disable=None,
+        ) as bar,
+        ProcessPoolExecutor(jobs, context, _begin, (lock, lines)) as pool,
+    ):
+        futures = {pool.submit(_timed, run, config): config for config in todo}
+        try:
+            for future in as_completed(futures):
+                config, measured = futures[future], future.result()
+                store.add(config, measured)
+                if measured.get("diverged_at") is not None and not bar.disable:
+                    told = " ".join(f"{k}={v}" for k, v in config.items())
+                    bar.write(f"diverged at step {measured['diverged_at']}: {told}", sys.stderr)
+                bar.update()
+        except BaseException:  # also Ctrl-C: what is under way is not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _begin(lock: Any, lines: Any) -> None:
+    """At the beginning of each process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    tqdm.set_lock(lock)
+    training.bar_position = lines.get()
+
+
+def _timed(run: Callable[[Record], Record], config: Record) -> Record:
+    start = time.perf_counter()
+    measured = run(config)
+    return measured | {"run_seconds": time.perf_counter() - start}

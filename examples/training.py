@@ -1,0 +1,224 @@
+"""Training, for every example: paired seeds, one loop, and what came of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import tinybn as tb
+
+OPTIMIZERS = {"sgd": tb.optim.SGD, "adam": tb.optim.Adam, "adamw": tb.optim.AdamW}
+STREAMS = ("weights", "order", "noise")
+TARGETS = {"digits": 0.95, "fashion": 0.85}
+"""Test accuracies worth waiting for: an MLP gets there with care, and not by itself."""
+SEEN = 2000
+"""At most so many validation and so many test examples are looked at, those of Fashion-MNIST."""
+
+bar_position: int | None = None
+"""The line of the progress bar, counted from the first; None: the next free one."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train, on what, and how."""
+
+    norm: str = "batch"
+    data: str = "digits"
+    data_dir: str | None = None
+    hidden: Sequence[int] = (64, 64, 64)
+    activation: str = "relu"
+    init: str | float = "he"
+    """A number is a standard deviation: weights are drawn from N(0, init²)."""
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    """Of SGD."""
+    batch_size: int = 64
+    epochs: int = 20
+    steps: int | None = None
+    """So many steps instead of `epochs`."""
+    seed: int = 0
+    backend: str = "numpy"
+    every: int = 5
+    """Steps from one look at the validation and test data to the next."""
+    early: int = 0
+    """Look at every second step up to this one: with batch norm, 20 steps can be all it takes."""
+
+    def looks(self, epoch: int) -> list[int]:
+        """The steps at which to look, `epoch` steps being one epoch. The last one is the end."""
+        steps = self.epochs * epoch if self.steps is None else self.steps
+        early = range(2, min(self.early, steps) + 1, 2)
+        return sorted({*early, *range(self.every, steps + 1, self.every), steps})
+
+
+@dataclass
+class Run:
+    """What came of it. The lists have one entry per look."""
+
+    config: Config
+    steps: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """Of training alone, since the start."""
+    loss: list[float] = field(default_factory=list)
+    """Of the mini-batch of that step."""
+    accuracy: list[float] = field(default_factory=list)
+    """On the validation data."""
+    test: list[float] = field(default_factory=list)
+    """Accuracy on the test data: to report, never to choose by."""
+    diverged_at: int | None = None
+    """The first look at which the loss was no finite number; training ended there."""
+
+    @property
+    def test_accuracy(self) -> float:
+        """Of the trained model."""
+        return self.test[-1]
+
+    def reached(self, target: float, part: str = "accuracy") -> int | None:
+        """The first look at which that accuracy was at least `target`."""
+        return next((i for i, a in enumerate(getattr(self, part)) if a >= target), None)
+
+    def measures(self, target: float) -> dict[str, Any]:
+        """What experiments report: steps and seconds of training until the test accuracy was at
+        least `target` (and steps until the validation accuracy was), and how it ended.
+        """
+        i, chosen = self.reached(target, "test"), self.reached(target)
+        return {
+            "steps_to_target": None if i is None else self.steps[i],
+            "seconds_to_target": None if i is None else self.seconds[i],
+            "validation_steps_to_target": None if chosen is None else self.steps[chosen],
+            "ms_per_step": 1000 * self.seconds[-1] / self.steps[-1],
+            "loss": self.loss[-1],
+            "validation_accuracy": self.accuracy[-1],
+            "test_accuracy": self.test[-1],
+            "diverged_at": self.diverged_at,
+        }
+
+
+def stream(seed: int, purpose: str) -> np.random.Generator:
+    """The random numbers of one purpose. As each has its own, arms that differ in, say, the norm
+    get the same weights, and the same batches in the same order.
+    """
+    return np.random.default_rng([seed, STREAMS.index(purpose)])
+
+
+@functools.lru_cache(maxsize=2)
+def dataset(name: str, seed: int, folder: str | None = None) -> tb.data.Dataset:
+    """The data set, split by the seed; kept, because the next run of this process wants it too."""
+    data = tb.data.load(name, seed=seed, folder=None if folder is None else Path(folder))
+    validation, test = (
+        tb.data.Part(part.x[:SEEN], part.y[:SEEN]) for part in (data.validation, data.test)
+    )
+    return data._replace(validation=validation, test=test)
+
+
+def accuracy(model: tb.nn.Module, part: tb.data.Part, backend: str) -> float:
+    """The fraction of `part` that the model, in evaluation mode, labels rightly."""
+    return float(right(model, tb.tensor(part.x, backend=backend), part.y).mean())
+
+
+def right(model: tb.nn.Module, x: tb.Tensor, y: np.ndarray) -> np.ndarray:
+    """For each of the examples, whether the model, in evaluation mode, labels it rightly."""
+    model.eval()
+    with tb.no_grad():
+        scores = model(x).numpy()
+    model.train()
+    return np.asarray(scores.argmax(axis=1) == y)
+
+
+def build(config: Config) -> tb.nn.MLP:
+    """The MLP that `config` describes, with the weights of its seed."""
+    data = dataset(config.data, config.seed, config.data_dir)
+    with tb.use_backend(config.backend):
+        return tb.nn.MLP(
+            [data.features, *config.hidden, data.classes],
+            config.norm,
+            config.activation,
+            init=config.init if isinstance(config.init, str) else tb.init.normal(config.init),
+            rng=stream(config.seed, "weights"),
+        )
+
+
+def train(
+    config: Config, *, progress: bool = True, stop: float = math.inf
+) -> tuple[Run, tb.nn.MLP]:
+    """Train an MLP as `config` says."""
+    model = build(config)
+    data = dataset(config.data, config.seed, config.data_dir)
+    return fit(model, data, config, progress=progress, stop=stop), model
+
+
+def fit(
+    model: tb.nn.Module,
+    data: tb.data.Dataset,
+    config: Config,
+    *,
+    progress: bool = True,
+    stop: float = math.inf,
+) -> Run:
+    """Train any model (of x, giving logits) with the optimizer, batches and steps of `config`.
+
+    stop: end as soon as validation and test accuracy have both been at least this.
+    """
+    xs = [part.x for part in (data.train, data.validation, data.test)]
+    x, seen = (tb.tensor(a, backend=config.backend) for a in (xs[0], np.concatenate(xs[1:])))
+    labels = np.concatenate([data.validation.y, data.test.y])
+    optimizer = OPTIMIZERS[config.optimizer](
+        model.parameters(),
+        config.lr,
+        **{"momentum": config.momentum} if config.optimizer == "sgd" else {},
+    )
+    batches = tb.data.Batches(
+        x.data,
+        data.train.y,
+        config.batch_size,
+        drop_last=True,
+        rng=stream(config.seed, "order"),
+    )
+    run = Run(config)
+    looks = config.looks(len(batches))
+    last, looks_left, spent = looks[-1], set(looks), 0.0
+    best = np.zeros(2)
+    bar = tqdm(
+        total=last,
+        desc=f"norm={config.norm} lr={config.lr:g} seed={config.seed}",
+        unit="step",
+        disable=None if progress else True,  # None: off where stderr is no terminal
+        position=bar_position,
+        leave=False,
+    )
+    ever = chain.from_iterable(repeat(batches))
+    with bar, np.errstate(all="ignore"):  # a diverged run is told by its loss
+        for step, (xb, yb) in zip(range(1, last + 1), ever, strict=False):
+            start = time.perf_counter()
+            loss = tb.ops.cross_entropy(model(xb), yb)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            spent += time.perf_counter() - start
+            bar.update()
+            if step not in looks_left:
+                continue
+            hits = np.split(right(model, seen, labels), [len(data.validation.y)])
+            for values, value in zip(
+                (run.steps, run.seconds, run.loss, run.accuracy, run.test),
+                (step, spent, loss.item(), *(float(part.mean()) for part in hits)),
+                strict=True,
+            ):
+                values.append(value)  # type: ignore[attr-defined]
+            bar.set_postfix(loss=f"{run.loss[-1]:.3f}", accuracy=f"{run.accuracy[-1]:.1%}")
+            if not math.isfinite(run.loss[-1]):
+                run.diverged_at = step
+                break
+            best = np.maximum(best, (run.accuracy[-1], run.test[-1]))
+            if best.min() >= stop:
+                break
+    return run

@@ -1,0 +1,393 @@
+"""The experiments' shared part, and the experiments themselves in their quick size."""
+
+import gzip
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import experiment
+import experiments
+import numpy as np
+import pytest
+import toy_experiment
+from results import choose, dumps, group, ratios, spread, summary, tidy, values, write
+from store import Store, StoreError
+from training import Config, build, dataset, fit, train
+
+import tinybn as tb
+from tinybn import data
+
+EXAMPLES = Path(experiment.__file__).parent
+TOY = toy_experiment.EXPERIMENT
+ALL = experiments.experiments()
+
+
+# --- training ---
+
+
+def test_arms_of_a_seed_see_the_same_weights_and_batches(monkeypatch):
+    seen = {}
+    batches = tb.data.Batches.__iter__
+
+    def spy(self):
+        for x, y in batches(self):
+            seen.setdefault(norm, []).append(x.copy())
+            yield x, y
+
+    monkeypatch.setattr(tb.data.Batches, "__iter__", spy)
+    weights = {}
+    for norm in ("none", "batch", "layer"):
+        config = Config(norm=norm, steps=3, seed=7)
+        weights[norm] = [p.numpy() for p in build(config).parameters() if p.ndim == 2]
+        train(config, progress=False)
+    for norm in ("batch", "layer"):
+        for a, b in zip(weights["none"], weights[norm], strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(seen["none"], seen[norm])
+    other = build(Config(norm="none", seed=8)).layers[0].weight.numpy()
+    assert not np.array_equal(other, weights["none"][0])
+
+
+def test_a_run_looks_finely_at_first_and_at_its_last_step():
+    assert Config(steps=33, every=10, early=6).looks(19) == [2, 4, 6, 10, 20, 30, 33]
+    assert Config(epochs=2, every=5).looks(6) == [5, 10, 12]
+
+
+def test_a_run_ends_at_its_target_and_says_when_it_got_there():
+    config = Config(steps=400, every=10, early=100)
+    run, _ = train(config, progress=False, stop=0.9)
+    measured = run.measures(0.9)
+    assert measured["steps_to_target"] <= run.steps[-1] < 400
+    assert max(run.accuracy) >= 0.9
+    assert measured["validation_steps_to_target"] <= run.steps[-1]
+    assert run.test[run.steps.index(measured["steps_to_target"])] >= 0.9
+    assert all(a < 0.9 for a in run.test[: run.steps.index(measured["steps_to_target"])])
+    never, _ = train(Config(steps=4, every=2), progress=False)
+    assert never.measures(0.99)["steps_to_target"] is None
+
+
+def test_a_diverged_run_ends_cleanly():
+    run, _ = train(Config(norm="none", lr=1e6, steps=100), progress=False)
+    assert run.diverged_at == run.steps[-1] == 5
+    assert run.measures(0.9)["diverged_at"] == 5
+    assert not math.isfinite(run.loss[-1])
+
+
+def test_any_model_can_be_fitted():
+    config = Config(steps=60, lr=0.01, optimizer="adam")
+    parts = dataset("digits", 0)
+    model = tb.nn.Sequential(tb.nn.Linear(64, 10, rng=np.random.default_rng(0)))
+    assert fit(model, parts, config, progress=False).test_accuracy > 0.7
+
+
+# --- results ---
+
+
+def test_medians_count_what_never_happened_as_infinite():
+    assert values([{"a": None}, {"a": 2}], "a") == [math.inf, 2]
+    assert spread([3, 1, math.inf]) == (3, 1, math.inf)
+    assert spread([3, 1, math.inf]).text(".0f") == "3 (1–∞)"
+    assert spread([5.0, 5.0]).text(".0f") == "5"
+    assert math.isnan(spread([math.nan]).median)
+
+
+def test_ratios_pair_runs_by_seed():
+    a = [{"seed": 1, "s": 6}, {"seed": 0, "s": None}, {"seed": 2, "s": None}]
+    b = [{"seed": 0, "s": 2}, {"seed": 1, "s": 3}, {"seed": 2, "s": None}]
+    assert ratios(a, b, "s")[:2] == [math.inf, 2]
+    assert math.isnan(ratios(a, b, "s")[2])
+    assert ratios(b[:1], a, "s") == [0]
+
+
+def test_the_learning_rate_with_the_smallest_value_is_chosen():
+    runs = [{"lr": lr, "v": v} for lr, v in ((0.1, 3), (0.1, 5), (1.0, 1), (1.0, 2))]
+    assert choose(runs, lambda rs: spread(values(rs, "v")).median) == 1.0
+    assert list(group(runs, ["lr"])) == [(0.1,), (1.0,)]
+
+
+def test_a_summary_counts_diverged_runs():
+    runs = [{"a": 1, "seed": s, "m": s, "diverged_at": d} for s, d in ((0, None), (1, 5))]
+    (row,) = summary(runs, ["a"], {"m": ".1f"})
+    assert row["diverged"] == 1
+    assert row["m"] == {"median": 0.5, "low": 0, "high": 1}
+
+
+def test_files_have_null_for_what_is_not_finite_and_no_curves_in_the_table():
+    assert dumps({"a": math.inf, "b": [math.nan, 1.5]}) == '{"a": null, "b": [null, 1.5]}'
+    assert tidy([{"a": 1, "curve": [1, 2]}, {"a": 2, "b": "x,y"}]) == 'a,b\n1,\n2,"x,y"\n'
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    write(path, "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+# --- the folder ---
+
+PLAN = [{"a": a, "seed": s} for s in (0, 1) for a in (1, 2)]
+
+
+def test_finished_runs_are_not_done_again_and_none_is_lost(tmp_path):
+    store = Store(tmp_path, {"experiment": "x"}, PLAN)
+    store.add(PLAN[2], {"m": 0.5})
+    store.add(PLAN[0], {"m": math.inf})
+    again = Store(tmp_path, {"experiment": "x"}, PLAN)
+    assert again.todo() == [PLAN[1], PLAN[3]]
+    assert again.runs() == [PLAN[0] | {"m": None}, PLAN[2] | {"m": 0.5}]
+
+
+def test_a_line_that_was_cut_off_is_done_again(tmp_path):
+    store = Store(tmp_path, {"experiment": "x"}, PLAN)
+    for config in PLAN[:2]:
+        store.add(config, {"m": 1})
+    store.path.write_text(store.path.read_text()[:-5])
+    again = Store(tmp_path, {"experiment": "x"}, PLAN)
+    assert again.todo() == PLAN[1:]
+    for config in again.todo():
+        again.add(config, {"m": 2})
+    assert [r["m"] for r in Store(tmp_path, {"experiment": "x"}, PLAN).runs()] == [1, 2, 2, 2]
+
+
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path):
+    Store(tmp_path / "a", {"experiment": "x", "seeds": 2}, PLAN).add(PLAN[0], {"m": 1})
+    before = (tmp_path / "a" / "runs.jsonl").read_text()
+    with pytest.raises(StoreError, match=r"another configuration: seeds 2 \(here 3\).*--out"):
+        Store(tmp_path / "a", {"experiment": "x", "seeds": 3}, PLAN)
+    assert (tmp_path / "a" / "runs.jsonl").read_text() == before
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "letter.txt").write_text("dear")
+    with pytest.raises(StoreError, match="something else"):
+        Store(tmp_path / "b", {"experiment": "x"}, PLAN)
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["letter.txt"]
+
+
+# --- the command ---
+
+
+def toy(tmp_path, *flags, **changes):
+    changed = replace(TOY, **changes)
+    return experiment.main(changed, ["--quick", "--jobs", "2", "--out", str(tmp_path), *flags])
+
+
+def test_an_experiment_prints_its_table_and_writes_its_files(tmp_path, capsys):
+    assert toy(tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert err == ""  # no progress bar where there is no terminal
+    assert "Is a larger number larger?" in out
+    assert "supported: the larger is 2 (2–3) times as large" in out
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"runs.jsonl", "result.json", "runs.csv", "figure.png"}
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["seeds"] == [0, 1]
+    assert result["verdicts"][0]["verdict"] == "supported"
+    assert result["configurations"][1]["value"] == {"median": 2.5, "low": 2, "high": 3}
+    assert result["versions"]["numpy"] == np.__version__
+    assert result["cpu"]
+    assert result["arguments"]["size"] == "quick"
+    lines = (tmp_path / "runs.csv").read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("number,backend,seed,value,threads")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert {line.split(",")[4] for line in lines[1:]} == {"1"}  # of OpenBLAS in each process
+
+
+def test_check_exits_with_1_where_a_number_is_outside_of_its_band(tmp_path, capsys):
+    assert toy(tmp_path, "--check", "--no-plot") == 0
+    assert toy(tmp_path, "--check", "--no-plot", bands={"ratio": (3, 4)}) == 1
+    out, err = capsys.readouterr()
+    assert "3 to 4: outside" in out
+    assert err == "toy_experiment: outside of its band: ratio\n"
+    assert toy(tmp_path, "--check", "--no-plot", bands={"missing": (3, 4)}) == 1
+    assert toy(tmp_path, "--no-plot", bands={"ratio": (3, 4)}) == 0
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_bands_are_those_of_the_first_data_set(tmp_path, capsys):
+    changes = {"data": ("digits", "wine"), "bands": {"ratio": (3, 4)}}
+    assert toy(tmp_path, "--data", "wine", "--no-plot", **changes) == 0
+    assert "outside" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "result.json").read_text())["outside"] == []
+
+
+def test_after_an_interruption_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "1"]
+    command += ["--out", str(tmp_path / "out"), "--seeds", "3"]
+    environment = {"PYTHONPATH": str(EXAMPLES), "TOY_SECONDS": "0.5", "PATH": ""}
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    runs = tmp_path / "out" / "runs.jsonl"
+    deadline = time.monotonic() + 60
+    while not (runs.exists() and runs.read_text().count("\n") >= 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 6 runs; the same command goes on from here" in err
+    assert err.count("\n") == 1
+    first = runs.read_text().splitlines()
+    assert 2 <= len(first) < 7
+    environment["TOY_SECONDS"] = "0"
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    lines = runs.read_text().splitlines()
+    assert lines[: len(first)] == first
+    configs = [json.dumps(json.loads(line)["config"]) for line in lines[1:]]
+    assert len(configs) == len(set(configs)) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seeds", "0"], "argument --seeds: expected an integer of at least 1, got 0"),
+        (["--seed", "-1"], "at least 0, got -1"),
+        (["--jobs", "x"], "at least 1, got x"),
+        (["--data", "mnist"], "invalid choice: 'mnist'"),
+        (["--data", "fashion", "--check"], "the bands are those of --data digits"),
+        (["--data", "fashion", "--data-dir", "/nowhere"], "apt-get install dataset-fashion-mnist"),
+        (["--data-dir", "/nowhere"], "only fashion takes a folder"),
+        (["--backend", "torch"], "invalid choice: 'torch'"),
+        (["--out", "/dev/null/x"], "/dev/null"),
+        (["--out", str(EXAMPLES)], "files of something else: give another --out"),
+        (["--quick", "--full"], "not allowed with"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(tmp_path, capsys, flags, message):
+    learning_rate = next(e for e in ALL if e.name == "learning_rate")
+    arguments = ["--out", str(tmp_path / "out"), *flags]
+    try:
+        status = experiment.main(learning_rate, arguments)
+    except SystemExit as exit_:
+        status = exit_.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith("learning_rate: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_absent_backend_is_one_line_and_exit_status_2(tmp_path, capsys, monkeypatch):
+    def absent(name):
+        raise tb.BackendUnavailableError("CuPy is not installed: run …")
+
+    monkeypatch.setattr("tinybn.backend.module", absent)
+    assert toy(tmp_path / "out", "--backend", "cupy") == 2
+    assert capsys.readouterr().err == "toy_experiment: CuPy is not installed: run …\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_changed_code_is_another_configuration_but_a_changed_judge_is_not(monkeypatch):
+    before = experiment.fingerprint(TOY)
+    assert experiment.fingerprint(replace(TOY, bands={})) == before
+    source = experiment.inspect.getsource
+    monkeypatch.setattr(
+        experiment.inspect, "getsource", lambda o: source(o).replace('"value": ', '"value": 2 * ')
+    )
+    assert experiment.fingerprint(TOY) != before
+
+
+# --- each experiment ---
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda e: e.name)
+def test_an_experiments_help_has_its_question_run_time_and_an_example(one, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        experiment.main(one, ["--help"])
+    text = capsys.readouterr().out
+    assert one.question.endswith("?")
+    assert one.question in text
+    assert f"python examples/{one.name}.py" in text
+    assert "second" in text or "minute" in text
+    for flag in ("--quick", "--full", "--seeds", "--seed", "--backend", "--out", "--check"):
+        assert flag in text
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda e: e.name)
+def test_an_experiments_configurations_differ(one):
+    for size in experiment.SIZES:
+        arms = [dumps(arm, sort_keys=True) for arm in one.configurations(size)]
+        assert arms
+        assert len(arms) == len(set(arms))
+    assert one.bands
+
+
+# --- the report ---
+
+
+def test_the_report_has_a_row_per_claim_with_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "experiments", lambda: [TOY])
+    assert experiments.run_everything(["--quick", "--report", str(tmp_path)]) == 0
+    assert not (tmp_path / "EXPERIMENTS.md").exists()
+    assert experiments.run_everything(["--report", str(tmp_path), "--seeds", "2"]) == 0
+    text = (tmp_path / "EXPERIMENTS.md").read_text()
+    result = json.loads((tmp_path / "runs" / "toy_experiment" / "result.json").read_text())
+    assert f"| {result['verdicts'][0]['claim']} | **{result['verdicts'][0]['finding']}.**" in text
+    assert "**supported**" in text
+    assert "docs/experiments/toy_experiment.png" in text
+    assert (tmp_path / "docs/experiments/toy_experiment.png").stat().st_size > 2000
+    assert "toy_experiment" in capsys.readouterr().out
+
+
+# --- Fashion-MNIST ---
+
+
+def idx(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def fashion(folder, count=20, zipped=True):
+    rng = np.random.default_rng(0)
+    for part, n in (("train", count), ("t10k", count // 2)):
+        y = (np.arange(n) % 10).astype(np.uint8)
+        x = rng.integers(0, 256, (n, 28, 28)).astype(np.uint8)
+        x[:, 0, 0] = y
+        x[0, 1, 1] = 255
+        for what, array in (("images-idx3", x), ("labels-idx1", y)):
+            content = gzip.compress(idx(array)) if zipped else idx(array)
+            name = f"{part}-{what}-ubyte" + (".gz" if zipped else "")
+            (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_fashion_mnist_is_read_from_its_files(tmp_path, zipped):
+    fashion(tmp_path, zipped=zipped)
+    d = data.load("fashion", folder=tmp_path, validation=0.2, test=0.3)
+    assert (d.features, d.classes) == (784, 10)
+    assert [len(p.x) for p in (d.train, d.validation, d.test)] == [15, 6, 9]
+    for part in d[1:4]:
+        assert part.x.dtype == np.float32
+        np.testing.assert_allclose(part.x[:, 0] * 255, part.y, atol=1e-4)
+    assert max(p.x.max() for p in d[1:4]) == 1
+    assert data.load("fashion", folder=tmp_path, scale=False).train.x.max() > 200
+
+
+def test_a_missing_fashion_mnist_is_named_with_the_cure(tmp_path):
+    message = rf"no train-images-idx3-ubyte.gz in {tmp_path}: run `sudo apt-get install dataset-f"
+    with pytest.raises(FileNotFoundError, match=message):
+        data.load("fashion", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0\0\x08", idx(np.zeros((3, 2), np.uint8))[:-1], idx(np.zeros(3, np.uint8)) + b"x",
+     b"\0\0\x0d\x01\0\0\0\0", gzip.compress(idx(np.zeros(99, np.uint8)))[:-9], b"\x1f\x8bxxxx"],
+)  # fmt: skip
+def test_a_damaged_idx_file_is_refused(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="file is not a whole IDX file of bytes"):
+        data.read_idx(path)
