@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
@@ -163,10 +163,12 @@ def fit(
     *,
     progress: bool = True,
     stop: float = math.inf,
+    look: Callable[[int], None] | None = None,
 ) -> Run:
     """Train any model (of x, giving logits) with the optimizer, batches and steps of `config`.
 
     stop: end as soon as validation and test accuracy have both been at least this.
+    look: called at each look with the number of the step; it must leave the model as it was.
     """
     xs = [part.x for part in (data.train, data.validation, data.test)]
     x, seen = (tb.tensor(a, backend=config.backend) for a in (xs[0], np.concatenate(xs[1:])))
@@ -218,6 +220,8 @@ def fit(
             if not math.isfinite(run.loss[-1]):
                 run.diverged_at = step
                 break
+            if look is not None:
+                look(step)
             best = np.maximum(best, (run.accuracy[-1], run.test[-1]))
             if best.min() >= stop:
                 break
