@@ -220,8 +220,8 @@ EXPERIMENT = Experiment(
     keys=("batch_size", "momentum"),
     measures=dict.fromkeys(WAYS, ".1%"),
     # From ten pairs of other seeds in the quick size: 0.18 to 0.28, 0 to 0.02, 0.45 to 0.56,
-    # 0.35 to 0.42, 0.13 to 0.29, at most 0.015; with 5 seeds in the default size 0.18, 0, 0.58, 0.38,
-    # 0.18 and 0.01.
+    # 0.35 to 0.42, 0.13 to 0.29, at most 0.015; with 5 seeds in the default size 0.18, 0, 0.58,
+    # 0.38, 0.18 and 0.01.
     bands={
         "running less shuffled, batch 4": (0.08, 0.4),
         "running less shuffled, batch 64": (-0.04, 0.06),
