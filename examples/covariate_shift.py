@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from experiment import NOT_RESOLVED, NOT_SUPPORTED, PARTLY, SUPPORTED, Experiment, Verdict, main
-from figures import band, panels
+from figures import band, crosses, panels
 from results import Record, Spread, choose, group, ratios, spread, values, where
 from training import TARGETS, Config, dataset, fit, stream
 
@@ -262,7 +262,7 @@ def draw(runs: list[Record]) -> Any:
         shown = {lr: [min(v, never) for v in vs] for lr, vs in sorted(steps.items())}
         band(speed, [*shown], [*shown.values()], norm, marker=mark, ms=4, **line)
         lost = [lr for lr, vs in steps.items() if math.isinf(spread(vs).median)]
-        speed.plot(lost, [never] * len(lost), "x", color=colour, ms=8, mew=1.6, clip_on=False)
+        crosses(speed, lost, [never] * len(lost), norm, color=colour)
         same = [r["curves"] for r in where(runs, net=net, lr=SAME) if r["diverged_at"] is None]
         for ax, name in ((shift, "shift"), (smooth, "gradient_change")):
             samples = [*zip(*(c[name] for c in same), strict=True)]

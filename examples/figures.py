@@ -59,9 +59,11 @@ def band(
     ax.fill_between(x, low, high, color=(options | line)["color"], alpha=0.15, lw=0)
 
 
-def crosses(ax: Any, x: Sequence[float], y: Sequence[float], norm: str) -> None:
+def crosses(ax: Any, x: Sequence[float], y: Sequence[float], norm: str, **line: Any) -> None:
     """An × for each diverged run."""
-    ax.plot(x, y, "x", color=STYLES[norm][0], ms=7, mew=1.6, clip_on=False, zorder=5)
+    if len(x):  # an unclipped line without points would upset the layout
+        options = {"color": STYLES[norm][0], "ms": 7, "mew": 1.6, "clip_on": False, "zorder": 5}
+        ax.plot(x, y, "x", **(options | line))
 
 
 def percent(axis: Any) -> None:
