@@ -2,7 +2,9 @@
 
 Three cookies, three ingredients: mean, variance, standardise, scale and shift. Batch norm takes the
 statistics of each ingredient over the cookies, layer norm those of each cookie over its
-ingredients; the tutorial's code, which says mean() of everything, does neither.
+ingredients; the tutorial's code, which says mean() of everything, does neither. And back again:
+how does the gradient get from the first standardised cookie to the chocolate of all three? It walks
+along three paths, direct, through the mean and through the variance, and a fourth that adds 0.
 
 A second. For example
 
@@ -25,6 +27,18 @@ INGREDIENTS = ("chocolate", "sugar", "butter")
 COOKIES = [[2.0, 70.0, 120.0], [10.0, 90.0, 90.0], [6.0, 50.0, 150.0]]
 """Pieces of chocolate, grams of sugar, grams of butter."""
 AXES: dict[str, tuple[int, ...]] = {"ingredient": (0,), "cookie": (1,), "table": (0, 1)}
+DY = [[1.0], [0.0], [0.0]]
+"""The gradient that arrives at the standardised chocolate: only the first cookie matters."""
+BY_HAND = (0.051031, 0.051031, -0.102062)
+PATHS = {  # its way, its colour, its hatch
+    "direct": ("x → d → x̂", "#0072B2", ""),
+    "through the mean": ("x → μ → d → x̂", "#E69F00", "//"),
+    "through the variance": ("x → d → σ² → x̂", "#009E73", "\\\\\\\\"),
+    "mean, then variance": ("x → μ → d → σ² → x̂", "#D55E00", "xx"),
+    "sum of the paths": ("autodiff", "#000000", ""),
+    "closed form": ("the fused op", "#777777", ""),
+    "finite difference": ("no rule at all", "#BBBBBB", ""),
+}
 KNOWN_AS = {"ingredient": "batch norm", "cookie": "layer norm", "table": "neither: the code"}
 
 
@@ -45,7 +59,8 @@ def run(config: Record) -> Record:
         ops = {"ingredient": tb.ops.batch_norm, "cookie": tb.ops.layer_norm}
         op = ops.get(config["statistics"])
         error = 0.0 if op is None else float(abs(y - op(x, eps=eps).numpy()).max())
-    return {
+    back = {"gradient": gradient()} if config["statistics"] == "ingredient" else {}
+    return back | {
         "mean": mean.numpy().tolist(),
         "variance": var.numpy().tolist(),
         "y": y.tolist(),
@@ -53,6 +68,44 @@ def run(config: Record) -> Record:
         "off_variance": float(abs(y.var(axis=0) - 1).max()),
         "off_op": error,
     }
+
+
+def gradient() -> Record:
+    """The gradient of x̂₁, the first cookie's chocolate, path by path, and the graph it walked."""
+    x = tb.tensor([row[:1] for row in COOKIES], dtype=np.float64, requires_grad=True)
+    mean = tb.ops.mean(x, axis=0, keepdims=True)
+    d = x - mean
+    variance = tb.ops.mean(d * d, axis=0, keepdims=True)
+    x_hat = d / tb.ops.sqrt(variance)
+    e = tb.check.explain_batch_norm(x, np.array(DY), eps=0.0)
+    found = (e.direct, e.through_mean, e.through_variance, e.through_both, e.total, e.closed_form)
+    paths = [*found, difference(x.numpy(), np.array(DY))]
+    return {
+        "paths": {name: p.ravel().tolist() for name, p in zip(PATHS, paths, strict=True)},
+        "graph": tb.graph.tree(x_hat, names={"x": x}),
+        "walk": str(e),
+    }
+
+
+def difference(x: np.ndarray, dy: np.ndarray, h: float = 1e-4) -> np.ndarray:
+    """(f(x + h) - f(x - h)) / 2h in every element, where f is Σ dy · batch norm."""
+    found = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = h
+        up, down = (tb.ops.batch_norm(a, eps=0.0) for a in (x + step, x - step))
+        found[i] = float(np.sum(dy * (up - down))) / (2 * h)
+    return found
+
+
+def walk(runs: list[Record]) -> str:
+    """The graph of x̂, and what a walk back along it brings to x."""
+    back = where(runs, statistics="ingredient")[0]["gradient"]
+    return (
+        "The chocolate, standardised: what x̂ was made of, with the lines of the gradient rules "
+        "(#1 is d = x - μ)\n\n"
+        f"{back['graph']}\n\nand back: what changes x̂ of the first cookie.\n{back['walk']}\n"
+    )
 
 
 def judge(runs: list[Record]) -> list[Verdict]:
@@ -63,6 +116,14 @@ def judge(runs: list[Record]) -> list[Verdict]:
     layer = where(runs, statistics="cookie")[0]
     right = max(steps["off_mean"], steps["off_variance"], steps["off_op"], layer["off_op"])
     wrong = max(code["off_mean"], code["off_variance"])
+    paths = steps["gradient"]["paths"]
+    total, closed, slope = (
+        np.array(paths[name]) for name in ("sum of the paths", "closed form", "finite difference")
+    )
+    fourth = max(map(abs, paths["mean, then variance"]))
+    off = float(abs(total - closed).max()), float(abs(slope - closed).max())
+    walked = fourth == 0 and off[0] < 1e-12 and off[1] < 1e-7
+    by_hand = float(abs(total - BY_HAND).max())
     return [
         Verdict(
             claim="Mean, variance, standardise, scale and shift: the cookies 2, 10, 6 have mean 6.",
@@ -83,17 +144,36 @@ def judge(runs: list[Record]) -> list[Verdict]:
             f"{code['off_variance']:.2f} from 1: batch norm needs axis=0.",
             numbers={"mean left by the whole table": code["off_mean"]},
         ),
+        Verdict(
+            claim="Three paths lead back into x: direct, through the mean, through the variance. "
+            "(The tutorial says nothing of the way back.)",
+            verdict=SUPPORTED if walked and by_hand < 1e-6 else NOT_SUPPORTED,
+            finding="The gradient is the sum of three paths; the fourth, through the mean to the "
+            "variance, adds exactly 0",
+            why="For the gradient 1, 0, 0: "
+            + "; ".join(f"{name} {_numbers(paths[name])}" for name in [*PATHS][:5])
+            + f". The closed form is at most {off[0]:.0e} from the sum, a finite difference "
+            f"{off[1]:.0e}.",
+            numbers={
+                "fourth path": fourth,
+                "sum less closed form": off[0],
+                "finite difference less closed form": off[1],
+                "sum less what it is by hand": by_hand,
+            },
+        ),
     ]
 
 
 def draw(runs: list[Record]) -> Any:
-    """The table before, and after each choice, as colours with the numbers in them."""
+    """Above, the table before, and after each choice, as colours with the numbers in them. Below,
+    the way back: for each cookie a bar per path.
+    """
     tables = {"cookies": np.array(COOKIES)}
     tables |= {
         f"statistics per {r['statistics']}\n({KNOWN_AS[r['statistics']]})": np.array(r["y"])
         for r in runs
     }
-    figure, (axes,) = panels(1, 4, width=11, height=3)
+    figure, (axes, below) = panels(2, 4, width=11, height=5.6)
     for ax, (title, values) in zip(axes, tables.items(), strict=True):
         limit = 1.6 * abs(values).max()  # so that no colour is too dark for the numbers
         ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
@@ -105,7 +185,36 @@ def draw(runs: list[Record]) -> Any:
         ax.set_title(title, fontsize=9)
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
+    draw_paths(below, where(runs, statistics="ingredient")[0]["gradient"]["paths"])
     return figure
+
+
+def draw_paths(axes: Any, paths: dict[str, list[float]]) -> None:
+    """On the left the names of the paths, then a panel per cookie with signed bars."""
+    limit = 1.9 * max(abs(v) for values in paths.values() for v in values)
+    for row, (name, (way, colour, hatch)) in enumerate(PATHS.items()):
+        axes[0].text(1, row - 0.16, name, ha="right", va="center", fontsize=9)
+        axes[0].text(1, row + 0.24, way, ha="right", va="center", fontsize=7, color="0.35")
+        for ax, value in zip(axes[1:], paths[name], strict=True):
+            ax.barh(row, value, 0.62, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
+            ax.text(value + (0.01 if value >= 0 else -0.01) , row,
+                    f"{value + 0.0:+.6f}" if abs(value) > 1e-9 else "0", va="center", fontsize=7.5,
+                    ha="left" if value >= 0 else "right")  # fmt: skip
+    for i, ax in enumerate(axes):
+        ax.set(ylim=(len(PATHS) - 0.4, -0.6), yticks=[])
+        ax.spines["left"].set_visible(False)
+        ax.axhline(3.5, color="0.6", lw=0.8)
+        if i == 0:
+            ax.axis("off")
+            ax.set_xlim(0, 1)
+        else:
+            ax.set_xlim(-limit, limit)
+            ax.axvline(0, color="0.3", lw=0.8)
+            ax.set_title(f"gradient of cookie 1's x̂\nat the chocolate of cookie {i}", fontsize=9)
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{v + 0.0:.6f}" for v in values)
 
 
 EXPERIMENT = Experiment(
@@ -117,14 +226,20 @@ EXPERIMENT = Experiment(
     draw=draw,
     keys=("statistics",),
     measures={"off_mean": ".2g", "off_variance": ".2g", "off_op": ".2g"},
-    # Arithmetic in float64; the last one is a matter of these cookies.
+    # Arithmetic in float64; what the whole table leaves is a matter of these cookies, and by hand
+    # there are six digits.
     bands={
         "mean of 2, 10, 6": (6, 6),
         "error of the steps": (0, 1e-12),
         "mean left by the whole table": (0.5, 2),
+        "fourth path": (0, 0),
+        "sum less closed form": (0, 1e-12),
+        "finite difference less closed form": (0, 1e-7),
+        "sum less what it is by hand": (0, 5e-7),
     },
     data=(),
     seeds={"quick": 1, "default": 1, "full": 1},
+    walk=walk,
 )
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Experiment:
         whose medians and ranges are shown, with their formats.
     bands: for each number of the verdicts that is to be checked, where it must lie.
     data: the data sets it can use, the default first; none, if it needs no data.
+    walk: what is printed besides, from all runs, for those who want to see it step by step.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Experiment:
     bands: Mapping[str, tuple[float, float]]
     data: Sequence[str] = ("digits", "fashion")
     seeds: Mapping[str, int] = field(default_factory=lambda: {"quick": 2, "default": 5, "full": 10})
+    walk: Callable[[list[Record]], str] | None = None
 
     @property
     def question(self) -> str:
@@ -202,6 +204,8 @@ def report(
     print(table([("number", "value", "band"), *(
         (name, f"{value:.4g}", _band(bands.get(name), name in outside))
         for name, value in numbers.items())]), end="\n\n")  # fmt: skip
+    if experiment.walk is not None:
+        print(experiment.walk(runs), end="\n\n")
     for v in verdicts:
         print(f'"{v.claim}"\n{v.verdict}: {v.why}\n')
 
@@ -244,7 +248,7 @@ def fingerprint(experiment: Experiment) -> str:
     of which can change without running anything again.
     """
     text = inspect.getsource(sys.modules[experiment.run.__module__]).split("\nEXPERIMENT = ")[0]
-    for function in (experiment.judge, experiment.draw):
+    for function in filter(None, (experiment.judge, experiment.draw, experiment.walk)):
         text = text.replace(inspect.getsource(function), "")
     text = text.replace(experiment.text, "")
     digest = hashlib.sha256(text.encode())

@@ -59,10 +59,11 @@ def row(folder: Path, pictures: Path, root: Path) -> list[str]:
     picture = pictures / f"{name}.png"
     shrink(folder / "figure.png", picture)
     shown = f"![{result['verdicts'][0]['finding']}]({picture.relative_to(root)})"
-    seeds = len(result["seeds"])
+    n = len(result["seeds"])
+    seeds = f" ({n} seed{'s' if n > 1 else ''})" if result["data"] or n > 1 else ""
     lines = []
     for i, v in enumerate(result["verdicts"]):
-        measured = f"**{v['finding']}.** {v['why']} ({seeds} seed{'s' if seeds > 1 else ''})"
+        measured = f"**{v['finding']}.** {v['why']}{seeds}"
         link = f"[`{name}`](examples/{name}.py) {shown}" if i == 0 else f"`{name}`, as above"
         cells = (v["claim"], measured, f"**{v['verdict']}**", link)
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")

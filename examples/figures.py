@@ -66,9 +66,9 @@ def crosses(ax: Any, x: Sequence[float], y: Sequence[float], norm: str, **line: 
         ax.plot(x, y, "x", **(options | line))
 
 
-def percent(axis: Any) -> None:
+def percent(axis: Any, digits: int = 0) -> None:
     """Write the axis' fractions as percentages."""
-    axis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.set_major_formatter(lambda value, _: f"{value:.{digits}%}")
 
 
 def save(figure: Any, path: Path, title: str) -> None:

@@ -52,6 +52,22 @@ def spread(numbers: Sequence[float]) -> Spread:
     return Spread(statistics.median(known), min(known), max(known))
 
 
+def interval(numbers: Sequence[float]) -> Spread:
+    """The mean and its 95 % confidence interval, by Student's t: mean ± t · s / √n.
+
+    The quantile t of n - 1 degrees of freedom is that of the normal distribution, corrected
+    (Abramowitz & Stegun 1964, 26.7.5): within 1 % for n >= 4.
+    """
+    n, mean = len(numbers), statistics.fmean(numbers)
+    if n < 2:
+        return Spread(mean, -math.inf, math.inf)
+    z, v = statistics.NormalDist().inv_cdf(0.975), n - 1
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    half = t * statistics.stdev(numbers) / math.sqrt(n)
+    return Spread(mean, mean - half, mean + half)
+
+
 def ratios(runs: Iterable[Record], others: Iterable[Record], measure: str) -> list[float]:
     """Of runs with equal seeds, the measure of the first divided by that of the other."""
     first, second = ({r["seed"]: v for r, v in zip(rs, values(rs, measure), strict=True)}
