@@ -10,6 +10,7 @@ import tinybn as tb
 from tinybn import ops
 from tinybn.autodiff import fused, primitive, watch
 from tinybn.fusion import FUSED
+from tinybn.ops.fused import sums
 
 LABELS = np.array([1, 0, 2, 2, 1, 0])
 MEAN, VAR = draw((3,), seed=8), draw((3,), "positive", seed=9)
@@ -323,3 +324,21 @@ def test_primitive_and_fused_ops_may_be_mixed_in_one_graph():
     with tb.use_fused(False):
         found.append(tb.grad(square(ops.batch_norm(square(x))), x, tb.tensor(v))[0].numpy())
     np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+@every_call
+def test_working_part_by_part_changes_nothing_but_rounding(name, static, shapes, monkeypatch):
+    inputs = draw_inputs(shapes)
+    whole = derivatives(name, static, inputs, 1)
+    monkeypatch.setattr(sums, "CACHED", 8)
+    for a, b in zip(derivatives(name, static, inputs, 1), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_parts_are_all_of_an_array_once():
+    for n, columns in ((1, 3), (1000, 2000), (4096, 1024), (3, 10**6)):
+        x = np.empty((n, columns), np.float32)
+        slices = sums.parts(x)
+        assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
+        assert slices[-1].stop == n
+        assert all(x[s].size <= max(2 * sums.CACHED, columns) for s in slices)
