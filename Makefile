@@ -1,12 +1,13 @@
 # make demo    set up, and train an MLP on real digits with and without batch norm
 # make test    set up, and run the tests
+# make bench   set up, and measure tinybn beside its peers
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint test-peers clean
+.PHONY: demo test lint test-peers bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
@@ -23,6 +24,10 @@ lint: $(VENV)/lint
 test-peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
+# Speed and memory beside PyTorch, JAX, HIPS autograd, MyGrad and NumPy by hand; large downloads.
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks $(BENCH)
+
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs Python 3.11 \
 	or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
@@ -30,7 +35,7 @@ $(VENV)/ready: pyproject.toml
 	$(PIP) '.[examples,test]'
 	touch $@
 
-$(VENV)/lint $(VENV)/peers: $(VENV)/%: $(VENV)/ready
+$(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
 	$(PIP) '.[$*]'
 	touch $@
 
