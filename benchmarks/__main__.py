@@ -2,8 +2,8 @@
 
 The floor is the same training step written by hand in NumPy, without autodiff. Every rival runs in
 a process of its own; they take turns, round after round, each turn with a warm-up, and medians over
-the rounds are reported; a ratio is the median of the ratios within a round. Rivals that are not
-installed are skipped. For example
+the rounds are reported; a ratio is the median of the ratios within a round. A turn in which another
+process takes a core away is repeated. Rivals that are not installed are skipped. For example
 
     python -m benchmarks --quick --only mlp norm --threads 1 --rivals floor torch
 """
@@ -20,6 +20,7 @@ import platform
 import re
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ from benchmarks.worker import Worker
 
 PACKAGES = ("torch", "jax", "autograd", "mygrad")
 PARTS = ("mlp", "norm", "overhead", "chain", "memory")
+PATIENCE = 10
+"""How often a turn is taken that other processes disturb."""
+DISTURBED = 0.02
+"""Which part of a turn may be spent waiting for a core."""
 OURS = ("tinybn", "floor", "products", "bare", "fused", "composed")
 """Contestants that need NumPy alone."""
 
@@ -43,6 +48,7 @@ class Bench:
         self.threads = sorted({min(t, os.cpu_count() or 1) for t in options.threads})
         self.rounds = options.rounds or (3 if self.quick else 9)
         self.seconds = 0.03 if self.quick else 0.12
+        self.disturbed = 0
         installed = [name for name in PACKAGES if importlib.util.find_spec(name)]
         self.rivals = [*OURS, *(name for name in options.rivals if name in installed)]
         self.skipped = [name for name in options.rivals if name not in installed]
@@ -65,7 +71,7 @@ class Bench:
         turns: dict[str, list[dict[str, float]]] = {rival: [] for rival in racing}
         for _ in range(self.rounds):
             for rival in racing:
-                turns[rival].append(workers[rival].ask(seconds=self.seconds))
+                turns[rival].append(self.turn(workers[rival]))
         times = {rival: np.array([t["seconds"] for t in turns[rival]]) for rival in racing}
         first = times[racing[0]]
         return {
@@ -75,6 +81,16 @@ class Bench:
             "ratios": {rival: float(np.median(first / t)) for rival, t in times.items()},
             "cores": {r: statistics.median(t["cores"] for t in turns[r]) for r in racing},
         }
+
+    def turn(self, worker: Worker) -> dict[str, float]:
+        """One turn; again, after a pause, if another process took a core away meanwhile."""
+        for _ in range(PATIENCE):
+            turn = worker.ask(seconds=self.seconds)
+            if turn["waited"] < DISTURBED:
+                break
+            self.disturbed += 1
+            time.sleep(self.seconds)
+        return turn
 
     def mlp(self) -> list[dict[str, Any]]:
         """Every net, optimizer and thread count."""
@@ -197,6 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results[part] = getattr(bench, part)()
         progress("")
         print("\n" + report.TABLES[part](results[part]))
+    if bench.disturbed:
+        print(f"\n{bench.disturbed} turns were repeated: other processes took the cores away")
     results["goals"] = report.goals(results)
     print("\n" + report.goals_table(results["goals"]))
     try:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PJRT_NPROC")
@@ -56,12 +57,23 @@ class Worker:
 
 
 def timed(work: Callable[[], Any], seconds: float) -> dict[str, float]:
-    """The mean time of a call, after a warm-up of half as long, and the cores that were busy."""
+    """The mean time of a call, after a warm-up of half as long, and what else there is to know.
+
+    cores: how many were kept busy. waited: for how much of the time one of the threads was ready to
+    run but had no core, because another process had it.
+    """
     _repeat(work, seconds / 2)
-    start, busy = time.perf_counter(), time.process_time()
+    start, busy, waited = time.perf_counter(), time.process_time(), _waited()
     calls = _repeat(work, seconds)
     elapsed, busy = time.perf_counter() - start, time.process_time() - busy
-    return {"seconds": elapsed / calls, "cores": busy / elapsed}
+    waited = _waited() - waited
+    return {"seconds": elapsed / calls, "cores": busy / elapsed, "waited": waited / elapsed}
+
+
+def _waited() -> float:
+    """Seconds that the threads of this process have waited for a core so far (Linux; else 0)."""
+    tasks = Path("/proc/self/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
 
 
 def _repeat(work: Callable[[], Any], seconds: float) -> int:
