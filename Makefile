@@ -2,13 +2,14 @@
 # make test           set up, and run the tests
 # make compare        every fused op against its composition, in higher precision, number by number
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
+# make bench          tinybn beside PyTorch, JAX and others, and beside a step by hand in NumPy
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test compare experiments experiments-quick lint test-peers clean
+.PHONY: demo test compare experiments experiments-quick bench lint test-peers clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
@@ -35,6 +36,10 @@ lint: $(VENV)/lint
 test-peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
+# Speed and memory beside PyTorch, JAX, HIPS autograd, MyGrad and NumPy by hand; large downloads.
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks $(BENCH)
+
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs Python 3.11 \
 	or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
@@ -42,7 +47,7 @@ $(VENV)/ready: pyproject.toml
 	$(PIP) '.[examples,test]'
 	touch $@
 
-$(VENV)/lint $(VENV)/peers: $(VENV)/%: $(VENV)/ready
+$(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
 	$(PIP) '.[$*]'
 	touch $@
 
