@@ -31,7 +31,7 @@ def pytest_configure(config):
             import cupy_on_cpu
 
             cupy_on_cpu.enable_unless_gpu()
-        _stack.enter_context(tb.use_backend(name))
+            _stack.enter_context(tb.use_backend(name))
     except RuntimeError as error:  # BackendUnavailableError, or the tool's own
         pytest.exit(f"no tests on {name}: {error}", returncode=2)
 

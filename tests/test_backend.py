@@ -9,6 +9,8 @@ import pytest
 import tinybn as tb
 from tinybn import backend
 
+pytestmark = pytest.mark.host("what is said of a CuPy that is absent or can't run")
+
 
 class FakeRuntimeError(RuntimeError):
     """As CuPy's CUDARuntimeError."""
