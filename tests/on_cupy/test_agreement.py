@@ -126,3 +126,31 @@ def test_an_index_on_the_host_that_leads_out_is_refused_as_by_numpy(index):
     x = tb.tensor(draw((3, 4)), requires_grad=True)
     with pytest.raises(IndexError, match=r"getitem\(float64 \(3, 4\).*out of bounds"):
         x[index]
+
+
+def test_a_tensor_on_a_gpu_never_becomes_a_numpy_array_unseen():
+    t = tb.tensor([1.0, 2.0])
+    for convert in (np.asarray, np.array, lambda t: np.array([t]), np.linalg.norm):
+        with pytest.raises(TypeError, match=r"not converted silently: use .numpy\(\)"):
+            convert(t)
+    with pytest.raises((BufferError, RuntimeError, TypeError)):
+        np.from_dlpack(t)
+    assert type(t.numpy()) is np.ndarray
+
+
+def test_cupys_own_arrays_and_what_has_their_dlpack_make_tensors():
+    import cupy
+
+    array = cupy.arange(6, dtype=np.float64).reshape(2, 3)
+
+    class OfAnotherLibrary:
+        __dlpack__, __dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+    for data in (array, OfAnotherLibrary(), tb.tensor(array), array.sum()):
+        with tb.use_backend("cupy"):
+            t = tb.tensor(data)
+        assert (t.backend, t.dtype, t.shape) == ("cupy", np.float64, getattr(data, "shape", (2, 3)))
+    t = tb.tensor(OfAnotherLibrary(), dtype=np.float32, backend="numpy")
+    array[0, 0] = 7
+    np.testing.assert_array_equal(t.numpy(), np.arange(6, dtype=np.float32).reshape(2, 3))
+    np.testing.assert_array_equal(cupy.from_dlpack(tb.tensor(array)).get(), array.get())

@@ -1,6 +1,7 @@
-"""Run a script with CuPy on the CPU, unless it has a GPU: run.py SCRIPT [ARGUMENTS …].
+"""Run a script, or a module, with CuPy on the CPU, unless CuPy has a GPU.
 
-Without a script: say whether this machine can, or what it lacks.
+run.py SCRIPT [ARGUMENTS …], or run.py -m MODULE [ARGUMENTS …]. Without either: say whether this
+machine can, or what it lacks.
 """
 
 import runpy
@@ -17,5 +18,9 @@ try:
 except cupy_on_cpu.UnavailableError as error:
     sys.exit(f"{error}")
 sys.argv = sys.argv[1:]
-sys.path[0] = str(Path(sys.argv[0]).parent)
-runpy.run_path(sys.argv[0], run_name="__main__")
+if sys.argv[0] == "-m":
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
