@@ -1,19 +1,27 @@
 # make demo    set up, and train an MLP on real digits with and without batch norm
 # make test    set up, and run the tests
-# make test-cupy    the same on CuPy, with a GPU or without
+# make test-cupy    the same on CuPy, with a GPU or without; test-gpu and bench-gpu want a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 CUPY_VENV := .venv-cupy
+PROBLEM := __import__('tinybn.backend').backend.problems()['cupy']
+HAS_GPU := $(BIN)/python -c "assert not $(PROBLEM)" 2>/dev/null
+CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test test-cupy lint test-peers clean
+.PHONY: demo test test-cupy test-gpu bench-gpu on-cupy lint test-peers clean
 
+ifeq ($(BACKEND),cupy)
+demo: on-cupy
+	$(CUPY_PYTHON) tools/cupy-on-cpu/run.py examples/demo.py --backend cupy
+else
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
+endif
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
@@ -23,13 +31,23 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every test on CuPy: on the GPU that the CuPy in .venv has, if there is one, otherwise on the CPU, in
-# an environment of its own (tools/cupy-on-cpu).
-test-cupy:
-	@if $(BIN)/python -c "from tinybn import backend; backend.module('cupy')" 2>/dev/null; \
-	then set -x; $(BIN)/python -m pytest --backend cupy; \
-	else $(MAKE) --no-print-directory $(CUPY_VENV)/ready && set -x && \
-	$(CUPY_VENV)/bin/python -m pytest --backend cupy; fi
+# Every test on CuPy: on a GPU if the CuPy in .venv has one, otherwise on the CPU.
+test-cupy: on-cupy
+	$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy
+
+# For a bug report, on a GPU: `make .venv/cupy-cuda13x` (or cupy-cuda12x, cupy-rocm) installs CuPy.
+test-gpu: $(VENV)/ready
+	@$(BIN)/python -c "import sys; p = $(PROBLEM); p and sys.exit('test-gpu needs a GPU: ' + p)"
+	$(BIN)/python -m pytest --backend cupy
+
+bench-gpu: $(VENV)/ready
+	@$(BIN)/python benchmarks/gpu.py
+
+# Where CuPy runs: in .venv, if it can there, or else on the CPU, in an environment of its own.
+on-cupy:
+	@if ! $(HAS_GPU); then \
+	echo "There is no CuPy in $(VENV) that has a GPU, so it runs on the CPU: to be right, not fast."; \
+	$(MAKE) --no-print-directory $(CUPY_VENV)/ready; fi
 
 # PyTorch and JAX as oracles; large downloads.
 test-peers: $(VENV)/peers
@@ -48,7 +66,7 @@ $(CUPY_VENV)/ready: pyproject.toml
 	$(subst $(BIN),$(CUPY_VENV)/bin,$(PIP)) '.[examples,test,cupy-on-cpu]'
 	touch $@
 
-$(VENV)/lint $(VENV)/peers: $(VENV)/%: $(VENV)/ready
+$(VENV)/lint $(VENV)/peers $(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
 	$(PIP) '.[$*]'
 	touch $@
 

@@ -123,9 +123,11 @@ def train(config: Config, *, progress: bool = True) -> tuple[Run, tb.nn.Module]:
                 step += 1
                 bar.update()
                 if step % config.every == 0:
+                    start = time.perf_counter()
+                    run.loss.append(loss.item())  # a GPU has done all steps when it has this number
+                    spent += time.perf_counter() - start
                     run.steps.append(step)
                     run.seconds.append(spent)
-                    run.loss.append(loss.item())
                     run.accuracy.append(accuracy(model, data.validation, config.backend))
                     bar.set_postfix(loss=f"{run.loss[-1]:.3f}", accuracy=f"{run.accuracy[-1]:.1%}")
                     if not math.isfinite(run.loss[-1]):

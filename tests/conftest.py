@@ -13,6 +13,7 @@ from collections import Counter
 import pytest
 
 import tinybn as tb
+from tinybn.__main__ import report
 
 _stack = contextlib.ExitStack()
 _ran: Counter[str] = Counter()
@@ -85,9 +86,13 @@ def _counting(name):
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("backend") == "numpy":
         return
-    terminalreporter.section("on CuPy")
-    terminalreporter.line(
-        f"{_ran['tests']} tests; {_ran['with kernels']} of them launched {_ran['launches']} kernels"
-    )
+    passed, failed = (len(terminalreporter.stats.get(k, [])) for k in ("passed", "failed"))
+    terminalreporter.section("on CuPy, for a bug report")
+    terminalreporter.line(report())
+    terminalreporter.line(f"{_ran['tests']} tests ran on CuPy: {passed} passed, {failed} failed")
+    if _ran["launches"]:
+        terminalreporter.line(
+            f"{_ran['with kernels']} of them launched {_ran['launches']} kernels, counted on the CPU"
+        )
     for why, names in _host_only.items():
         terminalreporter.line(f"{len(names)} on the host alone: {why}")
