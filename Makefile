@@ -17,7 +17,7 @@ Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/p
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
-	$(CUPY_PYTHON) tools/cupy-on-cpu/run.py examples/demo.py --backend cupy
+	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py examples/demo.py --backend cupy
 else
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py --backend $(BACKEND)
@@ -33,7 +33,7 @@ lint: $(VENV)/lint
 
 # Every test on CuPy: on a GPU if the CuPy in .venv has one, otherwise on the CPU.
 test-cupy: on-cupy
-	$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy
+	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy
 
 # For a bug report, on a GPU: `make .venv/cupy-cuda13x` (or cupy-cuda12x, cupy-rocm) installs CuPy.
 test-gpu: $(VENV)/ready
@@ -47,7 +47,7 @@ bench-gpu: $(VENV)/ready
 on-cupy:
 	@if ! $(HAS_GPU); then \
 	echo "There is no CuPy in $(VENV) that has a GPU, so it runs on the CPU: to be right, not fast."; \
-	$(MAKE) --no-print-directory $(CUPY_VENV)/ready; fi
+	$(MAKE) --no-print-directory --silent $(CUPY_VENV)/ready; fi
 
 # PyTorch and JAX as oracles; large downloads.
 test-peers: $(VENV)/peers

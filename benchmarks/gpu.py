@@ -29,17 +29,17 @@ def workloads() -> Iterator[tuple[str, Callable[[], Any]]]:
             tb.tensor(rng.standard_normal(shape), dtype=np.float32, requires_grad=True)
             for shape in ((n, width), width, width, (n, width))
         )
-        for norm in (tb.ops.batch_norm, tb.ops.layer_norm):
+        for op in (tb.ops.batch_norm, tb.ops.layer_norm):
 
-            def both(norm: Any = norm, inputs: Any = (x, gamma, beta), dy: Any = dy) -> Any:
-                return tb.grad(norm(*inputs), inputs, dy)
+            def both(op: Any = op, inputs: Any = (x, gamma, beta), dy: Any = dy) -> Any:
+                return tb.grad(op(*inputs), inputs, dy)
 
             def composed(both: Callable[[], Any] = both) -> Any:
                 with tb.use_fused(False):
                     return both()
 
-            yield f"{norm.__name__} {n} x {width}, forward and backward", both
-            yield f"{norm.__name__} {n} x {width}, from primitive ops", composed
+            yield f"{op.name} {n} x {width}, forward and backward", both
+            yield f"{op.name} {n} x {width}, from primitive ops", composed
     for norm in ("none", "batch", "layer"):
         yield f"training step, MLP 64-256-256-10, batch 256, norm {norm}", _training(norm, rng)
 

@@ -119,7 +119,8 @@ def problems() -> dict[str, str | None]:
 
 @functools.cache
 def _cupy() -> ModuleType:
-    reason = None
+    reason: str | None = None
+    cause: Exception | None = None
     try:
         import cupy
     except ImportError as error:

@@ -115,7 +115,7 @@ def connect(hiprtc: ctypes.CDLL, compiler: KernelCompiler) -> object:
     hiprtc.cupy_on_cpu_set_code.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     hiprtc.cupy_on_cpu_set_log.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 
-    @_Compiler
+    @_Compiler  # type: ignore[untyped-decorator]
     def callback(program: int, source: bytes, options: Any, option_count: int) -> bool:
         try:
             text = translate(source.decode())
