@@ -7,8 +7,19 @@ from collections.abc import Callable
 import numpy as np
 
 import tinybn as tb
+from tinybn import backend
 
 STEP = 1e-5  # truncation error STEP² and rounding error 1e-16 / STEP are both about 1e-10
+
+
+def here(array):
+    """`array`, a NumPy array, on the backend that the tests run on: what an op can take beside Tensors."""
+    return backend.move(array, backend.default() or "numpy")
+
+
+def host(value):
+    """A Tensor or an array as a NumPy array."""
+    return backend.move(value.data if isinstance(value, tb.Tensor) else value, "numpy")
 
 
 def draw(shape, domain="any", seed=0, dtype=np.float64):
@@ -63,7 +74,7 @@ def assert_gradients(f, inputs, *, order=1, rtol=1e-6, atol=1e-7):
 
     def slope(*arrays):  # Σ w · gradient: a function whose gradient is of second order
         xs, gs = gradients(f, arrays, v, create_graph=True)
-        return xs, sum((g * w).sum() for g, w in zip(gs, ws, strict=True))
+        return xs, sum((g * here(w)).sum() for g, w in zip(gs, ws, strict=True))
 
     xs, h = slope(*inputs)
     if not h.requires_grad:  # f is linear: its gradient depends on no input

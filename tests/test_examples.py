@@ -14,6 +14,7 @@ from training import Config, accuracy, train
 import tinybn as tb
 from tinybn import checkpoint
 
+pytestmark = pytest.mark.host("examples run on NumPy unless told otherwise (see on_cupy)")
 EXAMPLES = Path(train_mlp.__file__).parent
 
 
