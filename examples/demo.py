@@ -1,6 +1,6 @@
 """The main job: an MLP learns real handwritten digits, with batch norm and without, side by side.
 
-Takes about 10 seconds. Then the gradient of batch norm, as it comes out of primitive ops, and as the
+Takes about 10 seconds. Then the gradient of batch norm, as it comes out of primitive ops and as the
 fused op gives it, is compared with the closed form. For example
 
     python examples/demo.py --seeds 5 --lr 0.01
