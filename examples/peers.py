@@ -75,7 +75,7 @@ def jax_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
     """The formula in jax.numpy, and its derivatives by jax.grad."""
     import jax
 
-    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
 
     def normalize(x: Any, axis: Any, eps: float, centred: bool = True) -> Any:

@@ -209,10 +209,13 @@ def fit(
             bar.update()
             if step not in looks_left:
                 continue
+            start = time.perf_counter()
+            value_of_loss = loss.item()  # when the host has this number, a GPU has done all steps
+            spent += time.perf_counter() - start
             hits = np.split(right(model, seen, labels), [len(data.validation.y)])
             for values, value in zip(
                 (run.steps, run.seconds, run.loss, run.accuracy, run.test),
-                (step, spent, loss.item(), *(float(part.mean()) for part in hits)),
+                (step, spent, value_of_loss, *(float(part.mean()) for part in hits)),
                 strict=True,
             ):
                 values.append(value)  # type: ignore[attr-defined]

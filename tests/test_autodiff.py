@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from numeric import draw
+from numeric import draw, here
 
 import tinybn as tb
 from tinybn import ops
@@ -86,7 +86,7 @@ def test_rules_see_arrays_and_under_create_graph_tensors():
     y = times(a, b).sum()
     tb.grad(y, a, retain_graph=True)
     tb.grad(y, a, create_graph=True)
-    assert calls == [("a", np.ndarray), ("a", tb.Tensor)]
+    assert calls == [("a", type(a.data)), ("a", tb.Tensor)]
 
 
 def test_under_create_graph_a_rule_sees_the_recorded_output_itself():
@@ -183,11 +183,11 @@ def test_integer_outputs_and_comparisons_record_nothing():
 
 def test_gradients_share_no_memory():
     a, b = leaf(3), leaf(3, seed=1)
-    v = draw((3,), seed=2)
+    v = here(draw((3,), seed=2))
     (a + b).backward(v)
     arrays = [a.grad.data, b.grad.data, v, a.data, b.data]
     for i, left in enumerate(arrays):
-        assert not any(np.shares_memory(left, right) for right in arrays[i + 1 :])
+        assert not any(np.may_share_memory(left, right) for right in arrays[i + 1 :])
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
@@ -206,11 +206,11 @@ def test_gradients_own_their_memory(f, create_graph):
     y = f(a, b)
     seed = tb.tensor(draw(y.shape, seed=3))
     ga, gb = tb.grad(y, [a, b], seed, create_graph=create_graph)
-    assert not np.shares_memory(ga.data, gb.data)
-    assert not np.shares_memory(ga.data, seed.data)
-    assert ga.data.flags.writeable
+    assert not np.may_share_memory(ga.data, gb.data)
+    assert not np.may_share_memory(ga.data, seed.data)
+    assert 0 not in ga.data.strides  # as of a number that is only spread over a shape
     a.backward(seed.data if y.shape == a.shape else np.ones((3, 4)))
-    assert not np.shares_memory(a.grad.data, seed.data)
+    assert not np.may_share_memory(a.grad.data, seed.data)
 
 
 def test_a_second_pass_through_a_freed_graph_says_so():
@@ -277,7 +277,7 @@ def test_what_nested_functions_and_callables_read_is_kept():
 def training_steps(n, create_graph=False):
     model = tb.nn.MLP([4, 8, 3], norm="batch", rng=np.random.default_rng(0))
     optimizer = tb.optim.Adam(model.parameters(), 1e-3)
-    x, labels = draw((16, 4), dtype=np.float32), np.arange(16) % 3
+    x, labels = here(draw((16, 4), dtype=np.float32)), np.arange(16) % 3
     for _ in range(n):
         loss = ops.cross_entropy(model(x), labels)
         if create_graph:
@@ -399,7 +399,7 @@ def test_threads_can_go_backward_at_once():
     results = [None] * 4
 
     def work(i):
-        x = draw((8, 50), seed=i)
+        x = tb.tensor(draw((8, 50), seed=i), backend=w.backend)  # a thread has its own default
         for _ in range(20):
             results[i] = tb.grad((ops.tanh(ops.matmul(x, w)) ** 2).sum(), w)[0].numpy()
 
@@ -478,7 +478,7 @@ def test_load_state_dict_and_to_before_backward_are_detected():
         lambda layer: layer.to(np.float64),
     ):
         layer = tb.nn.Linear(3, 2)
-        y = layer(tb.nn.Linear(4, 3)(draw((5, 4), dtype=np.float32))).sum()
+        y = layer(tb.nn.Linear(4, 3)(here(draw((5, 4), dtype=np.float32)))).sum()
         change(layer)
         with pytest.raises(RuntimeError, match="changed in place"):
             y.backward()
@@ -504,7 +504,7 @@ def test_a_change_that_no_rule_reads_is_no_error():
 def test_a_step_after_backward_and_a_new_forward_is_no_error():
     w = leaf(3, 2)
     for _ in range(3):
-        ops.matmul(draw((4, 3)), w).sum().backward()
+        ops.matmul(here(draw((4, 3))), w).sum().backward()
         sgd(w).step()
 
 

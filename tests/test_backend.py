@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import tinybn as tb
-from tinybn import backend
+from tinybn import __main__ as command
+from tinybn import backend, diagnosis
+
+pytestmark = pytest.mark.host("what is said of a CuPy that is absent or can't run")
 
 
 class FakeRuntimeError(RuntimeError):
@@ -22,7 +25,9 @@ class DynamicLibNotFoundError(RuntimeError):
     """As cuda.pathfinder's."""
 
 
-def fake_cupy(monkeypatch, *, count_error=None, run_error=None, driver=13000, runtime=13020):
+def fake_cupy(
+    monkeypatch, *, count_error=None, run_error=None, driver=13000, runtime=13020, hip=False
+):
     """A module that fails as CuPy does; the real one is tried elsewhere."""
 
     def fail(error):
@@ -38,6 +43,7 @@ def fake_cupy(monkeypatch, *, count_error=None, run_error=None, driver=13000, ru
             getDeviceCount=lambda: fail(count_error),
             driverGetVersion=lambda: driver,
             runtimeGetVersion=lambda: runtime,
+            is_hip=hip,
         )
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -69,11 +75,15 @@ NONE = FakeRuntimeError(100, "cudaErrorNoDevice")
         ({"count_error": NONE}, "no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"),
         ({"run_error": ImportError("libcublas.so.13")}, r"libcublas.so.13.*pip install 'cupy"),
         ({"run_error": DynamicLibNotFoundError("libnvrtc")}, r"libnvrtc.*cupy-cuda13x\[ctk\]"),
+        ({"run_error": DynamicLibNotFoundError("x\n\ny")}, r"libraries it needs \(x\): run"),
+        ({"count_error": NONE, "hip": True}, "no GPU: check rocm-smi and HIP_VISIBLE_DEVICES"),
+        ({"run_error": ImportError("librocblas.so.5"), "hip": True}, "rocblas.*: install ROCm$"),
         ({"run_error": RuntimeError("on fire")}, r"can't run here \(RuntimeError: on fire\)"),
     ],
 )
 def test_each_cause_has_its_sentence_and_its_cure(monkeypatch, cause, message):
     fake_cupy(monkeypatch, **cause)
+    monkeypatch.setattr(diagnosis, "packages", lambda: ["cupy-cuda13x"])
     with pytest.raises(tb.BackendUnavailableError, match=message):
         tb.tensor([1.0], backend="cupy")
 
@@ -99,6 +109,51 @@ def test_a_cupy_that_cannot_be_imported(monkeypatch):
         tb.tensor([1.0], backend="cupy")
 
 
+def test_the_cause_is_shown_and_not_the_page_that_cupy_wraps_it_in(monkeypatch):
+    page = ImportError("====\nFailed to import CuPy. Check the guide.\n====")
+    page.__cause__ = ImportError("libamdhip64.so.7: no such file")
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent(page), *sys.meta_path])
+    with pytest.raises(tb.BackendUnavailableError) as error:
+        tb.tensor([1.0], backend="cupy")
+    assert "can't be imported (libamdhip64.so.7: no such file): install" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_packages_are_named_where_cupy_fails(monkeypatch):
+    fake_cupy(monkeypatch, run_error=RuntimeError("broken"))
+    monkeypatch.setattr(
+        diagnosis.importlib.metadata,
+        "distributions",
+        lambda: [types.SimpleNamespace(name=n) for n in ("numpy", "CuPy-cuda13x", "cupy-cuda12x")],
+    )
+    message = r"2 CuPy packages .*`pip uninstall cupy-cuda12x cupy-cuda13x`, then .*: broken\)"
+    with pytest.raises(tb.BackendUnavailableError, match=message):
+        tb.tensor([1.0], backend="cupy")
+    assert "warning: 2 CuPy packages" in command.report()
+
+
+def test_problems_are_the_reasons_and_the_command_prints_them_with_versions(monkeypatch):
+    fake_cupy(monkeypatch, count_error=NONE)
+    problems = backend.problems()
+    assert problems["numpy"] is None
+    assert problems["cupy"].startswith("CuPy finds a driver but no GPU")
+    head, numpy, cupy = command.report().splitlines()
+    assert head.startswith(f"tinybn {tb.__version__}, Python {sys.version.split()[0]}")
+    assert numpy.startswith(f"numpy: ready, NumPy {np.__version__} with ")
+    assert cupy == f"cupy: {problems['cupy']}"
+
+
+def test_the_command_runs_where_there_is_no_cupy():
+    import subprocess
+
+    run = subprocess.run(
+        [sys.executable, "-m", "tinybn"], capture_output=True, text=True, check=True
+    )
+    assert "\nnumpy: ready, " in run.stdout
+    assert "\ncupy: " in run.stdout
+
+
 class Absent:
     """Makes `import cupy` fail: as if it were not installed, or with `reason`."""
 
@@ -107,6 +162,8 @@ class Absent:
 
     def find_spec(self, name, path=None, target=None):
         if name == "cupy":
+            if isinstance(self.reason, ImportError):
+                raise self.reason
             raise (
                 ImportError(self.reason)
                 if self.reason

@@ -4,15 +4,16 @@ import gc
 
 import numpy as np
 import pytest
-from numeric import draw
+from numeric import draw, here, host
 
 import tinybn as tb
 from tinybn import ops
 from tinybn.autodiff import fused, primitive, watch
 from tinybn.fusion import FUSED
+from tinybn.ops.fused import sums
 
 LABELS = np.array([1, 0, 2, 2, 1, 0])
-MEAN, VAR = draw((3,), seed=8), draw((3,), "positive", seed=9)
+MEAN, VAR = here(draw((3,), seed=8)), here(draw((3,), "positive", seed=9))
 
 # Per op: static arguments, and shapes of the inputs.
 CALLS = [
@@ -59,7 +60,7 @@ def derivatives(name, static, inputs, orders):
     xs = [tb.tensor(x, requires_grad=True) for x in inputs]
     y = call(name, xs, static)
     found = [y.numpy()]
-    scalar = (y * rng.standard_normal(y.shape)).sum()
+    scalar = (y * here(rng.standard_normal(y.shape))).sum()
     for order in range(orders):
         last = order == orders - 1
         gs = tb.grad(scalar, xs, create_graph=not last, retain_graph=True, allow_unused=True)
@@ -67,7 +68,7 @@ def derivatives(name, static, inputs, orders):
             np.zeros(x.shape) if g is None else g.numpy() for g, x in zip(gs, xs, strict=True)
         ]
         if not last:
-            terms = [(g * rng.standard_normal(g.shape)).sum() for g in gs if g is not None]
+            terms = [(g * here(rng.standard_normal(g.shape))).sum() for g in gs if g is not None]
             scalar = sum(terms[1:], terms[0])
             if not scalar.requires_grad:  # linear in everything
                 break
@@ -106,7 +107,7 @@ def test_a_fused_op_is_one_node_and_keeps_little_more_than_its_input(name, stati
 @every_call
 def test_gradients_that_nobody_needs_are_not_computed_nor_missed(name, static, shapes):
     inputs = draw_inputs(shapes)
-    v = draw(call(name, inputs, static).shape, seed=7)
+    v = draw(call(name, map(here, inputs), static).shape, seed=7)
     everything = [tb.tensor(x, requires_grad=True) for x in inputs]
     expected = tb.grad(call(name, everything, static), everything, tb.tensor(v))
     for i in range(len(inputs)):
@@ -154,9 +155,9 @@ def test_dtypes_are_kept_and_the_upstream_gradient_is_not_touched(name, static, 
 @every_call
 def test_float16_is_accumulated_in_float32(name, static, shapes):
     inputs = draw_inputs(shapes, np.float16)
-    y = call(name, inputs, static)
-    exact = call(name, [x.astype(np.float64) for x in inputs], static)
-    np.testing.assert_allclose(y, exact, rtol=2**-10, atol=1e-3)
+    y = call(name, map(here, inputs), static)
+    exact = call(name, [here(x.astype(np.float64)) for x in inputs], static)
+    np.testing.assert_allclose(host(y), host(exact), rtol=2**-10, atol=1e-3)
 
 
 def test_sums_over_many_rows_are_exact_to_a_few_ulp():
@@ -171,9 +172,7 @@ def test_sums_over_many_rows_are_exact_to_a_few_ulp():
         beta = tb.tensor(np.zeros(4, a.dtype), requires_grad=True)
         y = ops.batch_norm(t, gamma, beta)
         gs = tb.grad(y, [t, gamma, beta], tb.tensor(dy.astype(a.dtype)))
-        wide = [
-            tb.tensor(np.asarray(v.data, np.float64), requires_grad=True) for v in (t, gamma, beta)
-        ]
+        wide = [tb.tensor(v, dtype=np.float64, requires_grad=True) for v in (t, gamma, beta)]
         with tb.use_fused(False):
             exact_y = ops.batch_norm(*wide)
             exact = tb.grad(exact_y, wide, tb.tensor(dy.astype(a.dtype).astype(np.float64)))
@@ -191,11 +190,12 @@ def test_float32_is_exact_to_16_ulp_wherever_the_data_lie(op, shape, mean, scale
     gamma, beta = (draw(shape[1:], seed=i).astype(np.float32) for i in (1, 2))
     dy = draw(shape, seed=3).astype(np.float32)
     results = []
-    for dtype in (np.float32, np.longdouble):
-        xs = [tb.tensor(a.astype(dtype), requires_grad=True) for a in (x, gamma, beta)]
+    for dtype in (np.float32, np.longdouble):  # the second, which no GPU has, on the host
+        place = {"backend": "numpy" if dtype is np.longdouble else None, "dtype": dtype}
+        xs = [tb.tensor(a, requires_grad=True, **place) for a in (x, gamma, beta)]
         with tb.use_fused(dtype == np.float32):
             y = op(*xs)
-            results.append([y, *tb.grad(y, xs, tb.tensor(dy.astype(dtype)))])
+            results.append([y, *tb.grad(y, xs, tb.tensor(dy, **place))])
     # dx is a difference of terms as large as the direct path, gamma · dy / deviation
     axis = 0 if op is ops.batch_norm else 1
     direct = np.abs(
@@ -214,7 +214,7 @@ def test_a_tensor_given_twice_gets_the_sum_of_both_gradients_at_every_order():
     slopes = []
     for closed in (True, False):
         with tb.use_fused(closed):
-            y = (ops.batch_norm(x, both, both) * draw((5, 3), seed=2)).sum()
+            y = (ops.batch_norm(x, both, both) * here(draw((5, 3), seed=2))).sum()
             (g,) = tb.grad(y, both, create_graph=True)
             slopes.append((g.numpy(), tb.grad((g * g).sum(), x)[0].numpy()))
     for a, b in zip(*slopes, strict=True):
@@ -227,7 +227,7 @@ def test_use_fused_off_records_primitive_ops_everywhere():
     for closed in (True, False):
         with tb.use_fused(closed), watch(lambda c: names[-1].add(c.node.op.name)):
             names.append(set())
-            ops.cross_entropy(model(draw((6, 4), dtype=np.float32)), LABELS).backward()
+            ops.cross_entropy(model(here(draw((6, 4), dtype=np.float32))), LABELS).backward()
     assert names[0] == {"linear", "batch_norm", "relu", "cross_entropy"}
     assert not names[1] & set(FUSED)
     assert {"matmul", "mean", "sqrt", "log"} <= names[1]
@@ -238,7 +238,7 @@ def test_the_running_statistics_are_the_same_with_closed_forms_and_compositions(
     for layer, closed in zip(layers, (True, False), strict=True):
         with tb.use_fused(closed):
             for seed in range(3):
-                layer(draw((4, 3, 5), seed=seed, dtype=np.float32))
+                layer(here(draw((4, 3, 5), seed=seed, dtype=np.float32)))
     for a, b in zip(*(layer.state_dict().values() for layer in layers), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
 
@@ -323,3 +323,21 @@ def test_primitive_and_fused_ops_may_be_mixed_in_one_graph():
     with tb.use_fused(False):
         found.append(tb.grad(square(ops.batch_norm(square(x))), x, tb.tensor(v))[0].numpy())
     np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+@every_call
+def test_working_part_by_part_changes_nothing_but_rounding(name, static, shapes, monkeypatch):
+    inputs = draw_inputs(shapes)
+    whole = derivatives(name, static, inputs, 1)
+    monkeypatch.setattr(sums, "CACHED", 8)
+    for a, b in zip(derivatives(name, static, inputs, 1), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_parts_are_all_of_an_array_once():
+    for n, columns in ((1, 3), (1000, 2000), (4096, 1024), (3, 10**6)):
+        x = np.empty((n, columns), np.float32)
+        slices = sums.parts(x)
+        assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
+        assert slices[-1].stop == n
+        assert all(x[s].size <= max(2 * sums.CACHED, columns) for s in slices)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from numeric import draw
+from numeric import draw, here, host
 
 import tinybn as tb
 from tinybn import nn
@@ -28,13 +28,13 @@ def batches(shape, n=4):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_training_normalizes_with_the_biased_variance_of_the_batch(shape):
     x = batches(shape)[0]
-    y = nn.BatchNorm(3)(x)
+    y = nn.BatchNorm(3)(here(x))
     np.testing.assert_allclose(y.numpy(), normalized(x, *stats(x)), atol=1e-5)
 
 
 def test_running_variance_is_the_unbiased_one():
     layer = nn.BatchNorm(1, eps=0.0, momentum=1.0)
-    y = layer(np.array([[0], [2]], np.float32))
+    y = layer(tb.tensor([[0], [2]]))
     np.testing.assert_array_equal(y.numpy(), [[-1], [1]])  # the biased variance is 1 …
     np.testing.assert_array_equal(layer.running_var.numpy(), [2])  # … and the unbiased one 2
     np.testing.assert_array_equal(layer.running_mean.numpy(), [1])
@@ -52,7 +52,7 @@ def test_batch_norms_output_and_gradients_by_hand(shape, training):
         ("running_mean", mean),
         ("running_var", var),
     ):
-        getattr(layer, name).data = array
+        getattr(layer, name).data = here(array)
     x, g = 3 + 2 * draw(shape), draw(shape, seed=5)
     t = tb.tensor(x, requires_grad=True)
     y = layer.train(training)(t)
@@ -74,7 +74,7 @@ def test_batch_norms_output_and_gradients_by_hand(shape, training):
 def test_a_large_mean_costs_no_digits():
     x = (1e4 + draw((64, 3))).astype(np.float32)
     layer = nn.BatchNorm(3, momentum=1.0)
-    np.testing.assert_allclose(layer(x).numpy(), normalized(x, *stats(x)), atol=3e-6)
+    np.testing.assert_allclose(layer(here(x)).numpy(), normalized(x, *stats(x)), atol=3e-6)
     np.testing.assert_allclose(layer.running_var.numpy(), stats(x, ddof=1)[1], rtol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_running_statistics_follow_with_the_unbiased_variance(shape, momentum):
     layer = nn.BatchNorm(3, momentum=momentum)
     mean, var = np.zeros(3), np.ones(3)
     for i, x in enumerate(batches(shape), 1):
-        layer(x)
+        layer(here(x))
         weight = 1 / i if momentum is None else momentum
         new_mean, new_var = stats(x, ddof=1)
         mean, var = (1 - weight) * mean + weight * new_mean, (1 - weight) * var + weight * new_var
@@ -98,13 +98,13 @@ def test_running_statistics_follow_with_the_unbiased_variance(shape, momentum):
 def test_evaluation_uses_the_running_statistics_and_leaves_them(shape):
     layer = nn.BatchNorm(3)
     for x in batches(shape):
-        layer(x)
+        layer(here(x))
     before = layer.state_dict()
     x = draw(shape, seed=9, dtype=np.float32)
-    y = layer.eval()(x)
+    y = layer.eval()(here(x))
     expected = normalized(x, before["running_mean"], before["running_var"])
     np.testing.assert_allclose(y.numpy(), expected, atol=1e-5)
-    layer(x[:1])  # one sample is enough in evaluation
+    layer(here(x[:1]))  # one sample is enough in evaluation
     for name, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 
@@ -113,9 +113,9 @@ def test_a_loaded_layer_goes_on_with_its_cumulative_average():
     first, second = nn.BatchNorm(3, momentum=None), nn.BatchNorm(3, momentum=None)
     xs = batches((8, 3))
     for x in xs[:3]:
-        first(x)
+        first(here(x))
     second.load_state_dict(first.state_dict())
-    second(xs[3])
+    second(here(xs[3]))
     means, variances = zip(*(stats(x, ddof=1) for x in xs), strict=True)
     np.testing.assert_allclose(second.running_mean.numpy(), np.mean(means, axis=0), rtol=1e-5)
     np.testing.assert_allclose(second.running_var.numpy(), np.mean(variances, axis=0), rtol=1e-5)
@@ -140,7 +140,8 @@ def test_without_running_statistics_evaluation_uses_the_batch():
     layer = nn.BatchNorm(3, track_running_stats=False)
     x = batches((8, 3))[0]
     assert layer.state_dict().keys() == {"gamma", "beta"}
-    np.testing.assert_array_equal(layer.eval()(x).numpy(), layer.train()(x).numpy())
+    t = tb.tensor(x)
+    np.testing.assert_array_equal(layer.eval()(t).numpy(), layer.train()(t).numpy())
 
 
 def test_without_affine_there_are_no_parameters():
@@ -156,12 +157,12 @@ def test_without_affine_there_are_no_parameters():
 def test_the_running_statistics_may_change_between_forward_and_backward():
     layer = nn.BatchNorm(3)
     for x in batches((8, 3)):
-        layer(x)
+        layer(here(x))
     layer.eval()
     x = tb.tensor(batches((8, 3))[0], requires_grad=True)
     y = layer(x).sum()
     expected = tb.grad(y, x, retain_graph=True)[0].numpy()
-    layer.train()(batches((8, 3))[1])
+    layer.train()(here(batches((8, 3))[1]))
     y.backward()
     np.testing.assert_array_equal(x.grad.numpy(), expected)
 
@@ -173,7 +174,7 @@ def test_a_second_batch_between_forward_and_backward_changes_no_gradient():
         layer, x = nn.BatchNorm(3), tb.tensor(first, requires_grad=True)
         y = layer(x)
         if between:
-            layer(second)
+            layer(here(second))
         y.backward(draw((8, 3), seed=7, dtype=np.float32))
         gradients.append([x.grad, layer.gamma.grad, layer.beta.grad])
     assert np.abs(gradients[0][0].numpy()).max() > 0.01
@@ -184,7 +185,7 @@ def test_a_second_batch_between_forward_and_backward_changes_no_gradient():
 def test_the_bias_before_batch_norm_has_no_gradient():
     linear = nn.Linear(4, 3, rng=np.random.default_rng(0)).to(np.float64)
     norm = nn.BatchNorm(3, eps=0).to(np.float64)
-    (norm(linear(draw((8, 4)))) * draw((8, 3), seed=1)).sum().backward()
+    (norm(linear(here(draw((8, 4))))) * here(draw((8, 3), seed=1))).sum().backward()
     np.testing.assert_allclose(linear.bias.grad.numpy(), 0, atol=1e-13)
     along = (linear.weight.numpy() * linear.weight.grad.numpy()).sum(axis=0)
     np.testing.assert_allclose(along, 0, atol=1e-13)  # it is of order eps
@@ -206,7 +207,7 @@ def test_dtype_stays_in_outputs_gradients_and_state(make, shape, dtype):
     layer = make().to(dtype)
     x = tb.tensor(draw(shape, dtype=dtype), requires_grad=True)
     y = layer(x)
-    (y * draw(shape, seed=1, dtype=dtype)).sum().backward()
+    (y * here(draw(shape, seed=1, dtype=dtype))).sum().backward()
     for t in (y, x.grad, *(p.grad for p in layer.parameters())):
         assert t.dtype == dtype
     assert all(v.dtype in (dtype, np.int64) for v in layer.state_dict().values())
@@ -215,7 +216,7 @@ def test_dtype_stays_in_outputs_gradients_and_state(make, shape, dtype):
 @pytest.mark.parametrize(("make", "shape"), LAYERS[1:])
 def test_other_norms_do_not_mix_samples(make, shape):
     layer = make()
-    x = draw(shape, dtype=np.float32)
+    x = here(draw(shape, dtype=np.float32))
     np.testing.assert_allclose(layer(x).numpy()[:2], layer(x[:2]).numpy(), rtol=1e-6)
     np.testing.assert_array_equal(layer.eval()(x).numpy(), layer.train()(x).numpy())
 
@@ -247,15 +248,15 @@ def test_outputs_are_those_of_the_formula(make, shape, f):
     layer = make().to(np.float64)
     x = 3 + 2 * draw(shape)
     expected = f(x).reshape(shape)
-    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-12)
-    layer.gamma.data = draw(layer.gamma.shape, seed=1)
+    np.testing.assert_allclose(layer(here(x)).numpy(), expected, rtol=1e-12)
+    layer.gamma.data = here(draw(layer.gamma.shape, seed=1))
     per_channel = isinstance(layer, nn.GroupNorm | nn.InstanceNorm)
     column = (1, 4) + (1,) * (len(shape) - 2) if per_channel else layer.gamma.shape
     expected = expected * layer.gamma.numpy().reshape(column)
     if not isinstance(layer, nn.RMSNorm):
-        layer.beta.data = draw(layer.beta.shape, seed=2)
+        layer.beta.data = here(draw(layer.beta.shape, seed=2))
         expected = expected + layer.beta.numpy().reshape(column)
-    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(layer(here(x)).numpy(), expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
@@ -265,21 +266,21 @@ def test_normalized_shape_is_an_integer_or_several(kind, shape):
 
 
 def test_layer_norm_normalizes_each_sample():
-    x = draw((6, 3, 4))
+    x = here(draw((6, 3, 4)))
     y = nn.LayerNorm((3, 4)).to(np.float64)(x).numpy()
     np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(y.std((1, 2)), 1, rtol=1e-4)
 
 
 def test_group_norm_with_one_group_is_layer_norm_and_with_c_groups_instance_norm():
-    x = draw((3, 4, 5))
+    x = here(draw((3, 4, 5)))
     one, all_ = (nn.GroupNorm(g, 4).to(np.float64)(x).numpy() for g in (1, 4))
     layer = nn.LayerNorm((4, 5), elementwise_affine=False).to(np.float64)
-    np.testing.assert_allclose(one, layer(x), rtol=1e-12)
-    np.testing.assert_allclose(all_, nn.InstanceNorm(4).to(np.float64)(x), rtol=1e-12)
+    np.testing.assert_allclose(one, host(layer(x)), rtol=1e-12)
+    np.testing.assert_allclose(all_, host(nn.InstanceNorm(4).to(np.float64)(x)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("x", [np.ones((1, 3), np.float32), np.ones((0, 3), np.float32)])
+@pytest.mark.parametrize("x", [here(np.ones((n, 3), np.float32)) for n in (1, 0)])
 def test_a_batch_without_variance_is_refused_in_training_and_changes_nothing(x):
     layer = nn.BatchNorm(3)
     before = layer.state_dict()
@@ -287,23 +288,23 @@ def test_a_batch_without_variance_is_refused_in_training_and_changes_nothing(x):
         layer(x)
     for name, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
-    layer(np.ones((1, 3, 2), np.float32))  # two values per channel
+    layer(here(np.ones((1, 3, 2), np.float32)))  # two values per channel
 
 
 @pytest.mark.parametrize("shape", [(8, 4), (8, 2), (4, 5, 3), (3,)])
 def test_the_wrong_channels_are_refused_and_change_nothing(shape):
     layer = nn.BatchNorm(3)
-    layer(batches((8, 3))[0])
+    layer(here(batches((8, 3))[0]))
     before = layer.state_dict()
     with pytest.raises(ValueError, match=r"expected x of shape \(N, 3\) or"):
-        layer(draw(shape, dtype=np.float32))
+        layer(here(draw(shape, dtype=np.float32)))
     for name, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 
 
 def test_an_empty_batch_is_refused_in_evaluation_too():
     with pytest.raises(ValueError, match="empty batch"):
-        nn.BatchNorm(3).eval()(np.ones((0, 3), np.float32))
+        nn.BatchNorm(3).eval()(here(np.ones((0, 3), np.float32)))
 
 
 @pytest.mark.parametrize(

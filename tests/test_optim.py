@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from numeric import draw
+from numeric import draw, here
 
 import tinybn as tb
-from tinybn import optim
+from tinybn import checkpoint, nn, optim
 
 STEPS = 6
 
@@ -131,6 +131,32 @@ def test_a_loaded_optimizer_goes_on_to_the_last_digit(make):
         second.step()
     for p, q in zip(params, straight, strict=True):
         np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_a_saved_model_and_optimizer_go_on_to_the_last_digit(tmp_path):
+    x, labels = here(draw((12, 4), dtype=np.float32)), np.arange(12) % 3
+
+    def make(seed):
+        model = nn.MLP([4, 8, 3], "batch", rng=np.random.default_rng(seed))
+        return model, optim.Adam(model.parameters(), 0.1)
+
+    def train(model, optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            tb.ops.cross_entropy(model(x), labels).backward()
+            optimizer.step()
+        return model.state_dict()
+
+    straight, halfway, loaded = make(0), make(0), make(1)
+    train(*straight)
+    train(*halfway)
+    for part, other, name in zip(halfway, loaded, ("model.npz", "optimizer.npz"), strict=True):
+        checkpoint.save(tmp_path / name, part.state_dict())
+        other.load_state_dict(checkpoint.load(tmp_path / name))
+    expected, found = train(*straight), train(*loaded)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def test_each_parameter_counts_its_own_steps():

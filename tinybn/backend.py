@@ -1,4 +1,4 @@
-"""NumPy or CuPy: which library owns an array, moving arrays, and why CuPy can't be used.
+"""NumPy or CuPy: which library owns an array, moving arrays, and which of them can be used.
 
 The array decides: `MODULES[type(array)]` is its library, and nothing else in tinybn asks whether
 there is a GPU. CuPy is imported when the first of its arrays is wanted, and never before.
@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from tinybn import diagnosis
 
 Array: TypeAlias = Any
 """A `numpy.ndarray` or a `cupy.ndarray` (CuPy may be absent, so no type can name it)."""
@@ -72,6 +74,18 @@ def move(array: Array, name: str) -> Array:
     return xp.asarray(array) if source is np else source.asnumpy(array)
 
 
+_HOST_DEVICES = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost of DLPack's dlpack.h
+
+
+def from_dlpack(data: Any) -> Array:
+    """Another library's array, where it is, without a copy; TypeError if it can't be exported."""
+    xp = module("numpy" if data.__dlpack_device__()[0] in _HOST_DEVICES else "cupy")
+    try:
+        return xp.from_dlpack(data)
+    except (BufferError, RuntimeError, ValueError) as error:
+        raise TypeError(f"a Tensor can't be made of this {type(data).__name__}: {error}") from error
+
+
 _default: ContextVar[str | None] = ContextVar("tinybn_backend", default=None)
 
 
@@ -91,55 +105,37 @@ def default() -> str | None:
     return _default.get()
 
 
+def problems() -> dict[str, str | None]:
+    """Per backend, why it can't be used here and what to do about it; None if it can."""
+    found: dict[str, str | None] = {}
+    for name in NAMES:
+        try:
+            module(name)
+            found[name] = None
+        except BackendUnavailableError as error:
+            found[name] = str(error)
+    return found
+
+
 @functools.cache
 def _cupy() -> ModuleType:
+    reason: str | None = None
+    cause: Exception | None = None
     try:
         import cupy
-    except ModuleNotFoundError as error:
-        if error.name != "cupy":
-            raise BackendUnavailableError(_import_failure(error)) from error
-        raise BackendUnavailableError(
-            "CuPy is not installed: run `pip install 'cupy-cuda13x[ctk]'` (NVIDIA driver 580.65 or "
-            "newer) or `pip install 'cupy-cuda12x[ctk]'` (525.60 or newer)"
-        ) from None
     except ImportError as error:
-        raise BackendUnavailableError(_import_failure(error)) from error
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-        # Counting devices proves little: run a matrix product (cuBLAS) and a kernel (NVRTC).
-        ones = cupy.ones((2, 2), dtype=np.float32)
-        float((ones @ ones + 1).sum())
-    except Exception as error:
-        raise BackendUnavailableError(_cause(cupy.cuda.runtime, error)) from error
+        reason, cause = diagnosis.import_failure(error), error
+    if reason is None:
+        try:
+            cupy.cuda.runtime.getDeviceCount()
+            # Counting devices proves little: run a matrix product (cuBLAS) and a kernel (NVRTC).
+            ones = cupy.ones((2, 2), dtype=np.float32)
+            float((ones @ ones + 1).sum())
+        except Exception as error:
+            reason, cause = diagnosis.run_failure(cupy.cuda.runtime, error), error
+    if reason is not None:
+        if len(diagnosis.packages()) > 1:
+            reason = diagnosis.two_packages(reason)
+        raise BackendUnavailableError(reason) from cause
     MODULES[cupy.ndarray] = cupy
     return cupy
-
-
-def _import_failure(error: ImportError) -> str:
-    return f"CuPy is installed but can't be imported ({error}): install the wheel for your GPU"
-
-
-def _cause(runtime: Any, error: Exception) -> str:
-    """One sentence for what keeps an installed CuPy from running, with the cure."""
-    status = getattr(error, "status", None)
-    if status == 35:  # cudaErrorInsufficientDriver, also where there is no driver at all
-        driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-        if driver == 0:
-            return "CuPy finds no NVIDIA driver: install one (in a container: run with --gpus all)"
-        other = " or install cupy-cuda12x instead" if 12000 <= driver < 13000 <= needed else ""
-        return (
-            f"the NVIDIA driver supports CUDA {_version(driver)}, but this CuPy needs "
-            f"{_version(needed)}: update the driver{other}"
-        )
-    if status == 100:  # cudaErrorNoDevice
-        return "CuPy finds a driver but no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES"
-    if isinstance(error, ImportError) or type(error).__name__ == "DynamicLibNotFoundError":
-        return (
-            f"CuPy finds a GPU but not CUDA's libraries ({error}): "
-            "run `pip install 'cupy-cuda13x[ctk]'` (or 'cupy-cuda12x[ctk]')"
-        )
-    return f"CuPy can't run here ({type(error).__name__}: {error})"
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

@@ -285,7 +285,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
         raise ValueError("clip_grad_norm: no parameter has a gradient: call backward() first")
     xp = module_of(params[0])
     gradients = [p.grad.data for p in params if p.grad is not None]
-    norm = xp.sqrt(xp.stack([(g * g).sum() for g in gradients]).sum())
+    norm = xp.sqrt(sum((g * g).sum() for g in gradients))  # no stack: its copies come from the host
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     for p, g in zip(params, gradients, strict=True):
         p.grad = wrap(g * factor.astype(g.dtype))

@@ -31,8 +31,9 @@ Operand: TypeAlias = "Tensor | Array | float"
 class Tensor:
     """An array with a gradient; `Tensor(...)` and `tb.tensor(...)` are the same call.
 
-    data: a Tensor, an array, a number or nested lists of numbers; it is copied. Lists and Python
-        numbers become float32, arrays (and NumPy's scalars) keep their dtype.
+    data: a Tensor, an array (NumPy's, CuPy's, or another library's that has DLPack), a number or
+        nested lists of numbers; it is copied. Lists and Python numbers become float32, arrays (and
+        NumPy's scalars) keep their dtype.
     dtype: another dtype than that.
     requires_grad: whether gradients are wanted for it; needs a floating-point dtype.
     backend: "numpy" or "cupy"; by default where `data` lives already, or what `use_backend` says.
@@ -128,9 +129,22 @@ class Tensor:
         return wrap(self._data)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """For np.asarray(tensor): a copy without history, unless copy=False asks for the memory."""
         if self.backend != "numpy":
             raise TypeError("a CuPy Tensor is not converted silently: use .numpy()")
-        return np.array(self._data, dtype=dtype, copy=copy)
+        return np.array(self._data, dtype=dtype, copy=copy is not False)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """For np.from_dlpack(tensor) and other libraries' from_dlpack, which share its memory."""
+        if self._tracked:
+            raise BufferError(
+                "a Tensor that requires grad can't be exported, for its gradient would be lost and "
+                "changes of its memory unnoticed: use detach()"
+            )
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._data.__dlpack_device__()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -237,16 +251,19 @@ def _own_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array
         array = np.array(data, dtype=dtype)
     elif type(data).__module__.partition(".")[0] == "cupy":
         array = backends.module("cupy").array(data, dtype=dtype)
+    elif hasattr(data, "__dlpack__"):
+        array = backends.from_dlpack(data)
+        array = array.astype(array.dtype if dtype is None else dtype)  # a copy
     else:
         if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
             raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
         try:
-            array = np.array(data)
+            array = np.array(data, dtype=dtype if hasattr(data, "__array__") else None)
         except ValueError as error:  # rows of different lengths
             raise TypeError(
                 f"a Tensor can't be made of this {type(data).__name__}: {error}"
             ) from error
-        if array.dtype.kind in "fiub":
+        if array.dtype.kind in "fiub" and not hasattr(data, "__array__"):
             array = array.astype(np.float32 if dtype is None else dtype)
     if array.dtype.kind not in "fiub":
         raise TypeError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinybn.ops.reduction import log_softmax, mean
 from tinybn.ops.shape import getitem
+from tinybn.recording import module_of
 from tinybn.tensor import Input, Tensor, shape_of
 
 
@@ -19,7 +20,9 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
     """
     shape = check_logits(logits)
     labels = check_labels(labels, *shape)
-    return -mean(getitem(log_softmax(logits, axis=1), (np.arange(shape[0]), labels)))
+    xp = module_of(logits)
+    chosen = xp.arange(shape[0]), xp.asarray(labels)
+    return -mean(getitem(log_softmax(logits, axis=1), chosen))
 
 
 def check_logits(logits: Any) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinybn.backend import Array
 from tinybn.recording import primitive
 from tinybn.tensor import Input, Tensor
@@ -94,7 +96,22 @@ def getitem(a: Input, index: Any) -> Tensor:
 
 @primitive(lambda g, y, a, index: _put(g, index=index, shape=a.shape))
 def _getitem(xp: Any, a: Array, *, index: Any) -> Array:
+    if xp is not np:
+        _check_bounds(a.shape, index)
     return a[index]
+
+
+def _check_bounds(shape: tuple[int, ...], index: Any) -> None:
+    """IndexError if an index that is on the host leads out of `shape`: CuPy would wrap it around.
+
+    An index that is on a GPU is taken as it is: to look at it means to wait for the GPU.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(part, _ON_HOST) or part is None or part is ... for part in parts):
+        np.broadcast_to(False, shape)[index]
+
+
+_ON_HOST = (np.ndarray, list, slice, int, np.integer)
 
 
 @primitive(lambda g, y, a, index, shape: _getitem(g, index=index))

@@ -7,6 +7,7 @@ direct, through μ, and through σ² (with dL/dσ² = -½ r² Σ γ dy x̂ and �
 
 and the path x → μ → σ² carries nothing, because Σ(x - μ) = 0. (Ioffe & Szegedy 2015, section 3.)
 d = x - μ is computed with a rounded μ; what that leaves, the mean of d, is subtracted afterwards.
+Large arrays are worked on part by part, each pass of which then finds its numbers in the cache.
 In evaluation μ and σ² are constants and only the direct path is left.
 """
 
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, channel_sums, dtypes, long_rows
+from tinybn.ops.fused.sums import cast, channel_sums, dtypes, long_rows, parts
 
 
 class Moments(NamedTuple):
@@ -41,22 +42,31 @@ def batch_norm(
     norm.check_batch_norm(x, gamma, beta, mean, var, eps)
     output, dtype = dtypes(x, gamma, beta)
     x, gamma, beta = cast(dtype, x, gamma, beta)
+    y = xp.empty(x.shape, dtype=dtype)
+    slices = parts(x)
     with long_rows(x.shape[-1]):
         if mean is None:
             n = x.size // x.shape[1]
             mean = channel_sums(xp, x) / n
-            d = x - per_channel(mean, x)
-            rest = channel_sums(xp, d) / n
-            var = channel_sums(xp, d * d) / n - rest * rest
+            rest = var = 0.0
+            for s in slices:
+                d = xp.subtract(x[s], per_channel(mean, x), out=y[s])
+                rest += channel_sums(xp, d)
+                var += channel_sums(xp, d * d)
+            rest /= n
+            var = var / n - rest * rest
         else:
             mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
-            d, rest = x - per_channel(mean, x), 0.0
+            xp.subtract(x, per_channel(mean, x), out=y)
+            rest = 0.0
         r = 1 / xp.sqrt(var + eps)
         scale = r if gamma is None else gamma * r
-        d *= per_channel(scale, x)
         shift = -rest * scale if beta is None else beta - rest * scale
-        d += per_channel(shift, x)
-    return d.astype(output, copy=False), Moments(mean, rest, var, r)
+        for s in slices:
+            d = y[s]
+            d *= per_channel(scale, x)
+            d += per_channel(shift, x)
+    return y.astype(output, copy=False), Moments(mean, rest, var, r)
 
 
 @batch_norm.backward
@@ -68,21 +78,32 @@ def _(
     mean, rest, _, r = moments
     dy, x, gamma = cast(r.dtype, dy, x, gamma)
     scale = r if gamma is None else gamma * r
+    if not (needed[1] or training):
+        dbeta = channel_sums(xp, dy) if needed[2] else None
+        return needed[0] and dy * per_channel(scale, x), None, dbeta
+    slices = parts(x)
     with long_rows(x.shape[-1]):
-        dx = dgamma = dbeta = None
-        if needed[2] or needed[1] or training:
-            dbeta = channel_sums(xp, dy)
-        if needed[1] or training:
-            d = x - per_channel(mean, x)
-            dgamma = (channel_sums(xp, d * dy) - rest * dbeta) * r
-        if needed[0] and training:
-            n = x.size // x.shape[1]
-            slope = dgamma * r / -n
+        d = xp.empty(x[slices[0]].shape, dtype=r.dtype)
+        dgamma = dbeta = 0.0
+        for s in slices:
+            d = xp.subtract(x[s], per_channel(mean, x), out=d[: s.stop - s.start])
+            dgamma += channel_sums(xp, d * dy[s])
+            dbeta += channel_sums(xp, dy[s])
+        dgamma = (dgamma - rest * dbeta) * r
+        if not needed[0]:
+            return None, dgamma, dbeta
+        if not training:
+            return dy * per_channel(scale, x), dgamma, dbeta
+        n = x.size // x.shape[1]
+        slope = dgamma * r / -n
+        shift = dbeta / n + slope * rest
+        dx = d if len(slices) == 1 else xp.empty(x.shape, dtype=r.dtype)
+        for s in slices:
+            d = dx[s]
+            if len(slices) > 1:
+                xp.subtract(x[s], per_channel(mean, x), out=d)
             d *= per_channel(slope, x)
-            d += dy
-            d -= per_channel(dbeta / n + slope * rest, x)
+            d += dy[s]
+            d -= per_channel(shift, x)
             d *= per_channel(scale, x)
-            dx = d
-        elif needed[0]:
-            dx = dy * per_channel(scale, x)
     return dx, dgamma, dbeta

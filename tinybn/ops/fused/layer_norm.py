@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, row_sums
+from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, parts, row_sums
 
 
 class Rows(NamedTuple):
@@ -40,20 +40,25 @@ def _normalize(
 ) -> tuple[Array, Rows]:
     output, dtype = dtypes(x, gamma, beta)
     x, gamma, beta = cast(dtype, x, gamma, beta)
-    d, n = x.reshape(shape), shape[1]
-    mean = rest = None
+    a, n = x.reshape(shape), shape[1]
+    y = xp.empty(shape, dtype=dtype)
+    mean: Any = xp.empty(shape[0], dtype=dtype) if centred else None
+    rest: Any = xp.empty(shape[0], dtype=dtype) if centred else None
+    r = xp.empty(shape[0], dtype=dtype)
     with long_rows(n):
-        if centred:
-            mean = row_sums(xp, d) / n
-            d = d - mean[:, None]
-            rest = row_sums(xp, d) / n
-            d -= rest[:, None]
-        r = 1 / xp.sqrt(xp.einsum("ij,ij->i", d, d) / n + eps)
-        y = xp.multiply(d, r[:, None], out=d if centred else None)
-        if gamma is not None:
-            y *= gamma.reshape(-1)
-        if beta is not None:
-            y += beta.reshape(-1)
+        for s in parts(a):
+            d = a[s]
+            if centred:
+                mean[s] = row_sums(xp, d) / n
+                d = xp.subtract(d, mean[s, None], out=y[s])
+                rest[s] = row_sums(xp, d) / n
+                d -= rest[s, None]
+            r[s] = 1 / xp.sqrt(row_sums(xp, d * d) / n + eps)
+            d = xp.multiply(d, r[s, None], out=y[s])
+            if gamma is not None:
+                d *= gamma.reshape(-1)
+            if beta is not None:
+                d += beta.reshape(-1)
     return y.reshape(x.shape).astype(output, copy=False), Rows(mean, rest, r)
 
 
@@ -63,34 +68,43 @@ def _gradients(
     """dx, dγ and dβ, the last two flat."""
     mean, rest, r = rows
     dy, x, gamma = cast(r.dtype, dy, x, gamma)
-    dy, d, n = dy.reshape(shape), x.reshape(shape), shape[1]
-    dbeta = column_sums(xp, dy) if needed[2] else None
+    dy, a, n = dy.reshape(shape), x.reshape(shape), shape[1]
     if not (needed[0] or needed[1]):
-        return None, None, dbeta
+        return None, None, column_sums(xp, dy) if needed[2] else None
+    dx: Any = xp.empty(shape, dtype=r.dtype) if needed[0] else None
+    dgamma: Any = 0.0
+    dbeta: Any = 0.0
+    gamma = xp.ones(n, dtype=r.dtype) if gamma is None else gamma.reshape(-1)
     with long_rows(n):
-        if mean is not None:
-            d = d - mean[:, None]
-        products = dy * d
-        dgamma = None
-        if needed[1]:
-            dgamma = column_sums(xp, products, r)
+        for s in parts(a):
+            d, g, r_s = a[s], dy[s], r[s]
+            if mean is not None:
+                d = xp.subtract(d, mean[s, None], out=None if dx is None else dx[s])
+            products = g * d
+            if needed[2]:
+                dbeta += column_sums(xp, g)
+            if needed[1]:
+                dgamma += column_sums(xp, products, r_s)
+                if rest is not None:
+                    dgamma -= column_sums(xp, g, r_s * rest[s])
+            if dx is None:
+                continue
+            slope = products @ gamma / n  # mean(g x̂), but for a factor
             if rest is not None:
-                dgamma -= column_sums(xp, dy, r * rest)
-        if not needed[0]:
-            return None, dgamma, dbeta
-        gamma = xp.ones(n, dtype=r.dtype) if gamma is None else gamma.reshape(-1)
-        slope = products @ gamma / n  # mean(g x̂), but for a factor
-        if rest is not None:
-            mean_g = dy @ gamma / n
-            slope -= rest * mean_g
-        slope *= -(r**3)
-        dx = xp.multiply(d, slope[:, None], out=None if rest is None else d)
-        if rest is not None:
-            dx -= (r * mean_g + slope * rest)[:, None]
-        g = xp.multiply(dy, gamma, out=products)
-        g *= r[:, None]
-        dx += g
-    return dx.reshape(x.shape), dgamma, dbeta
+                mean_g = g @ gamma / n
+                slope -= rest[s] * mean_g
+            slope *= -(r_s**3)
+            d = xp.multiply(d, slope[:, None], out=dx[s])
+            if rest is not None:
+                d -= (r_s * mean_g + slope * rest[s])[:, None]
+            g = xp.multiply(g, gamma, out=products)
+            g *= r_s[:, None]
+            d += g
+    return (
+        dx.reshape(x.shape) if needed[0] else None,
+        dgamma if needed[1] else None,
+        dbeta if needed[2] else None,
+    )
 
 
 @fused(composition=norm.layer_norm)

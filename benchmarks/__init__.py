@@ -1,0 +1,1 @@
+"""tinybn beside its peers, in one run: `make bench`, or `python -m benchmarks --help`."""

@@ -1,0 +1,129 @@
+"""Memory: the peak of a training step, and the time and bytes of a chain of up to a million ops.
+
+Two instruments. *Resident*: by how much the process's resident memory grows at most, as the kernel
+counts it (Linux: VmHWM, reset through /proc/self/clear_refs), each case in a fresh process, after a
+small net or a short chain has made the libraries allocate what they keep. It sees every library.
+*Traced*: Python's tracemalloc, to which NumPy reports its arrays: exact, but blind to PyTorch, and
+slow; so it is taken in a run of its own, which is not timed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import re
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinybn as tb
+from benchmarks.mlp import NETS, weights_and_batches
+from benchmarks.rivals import STEPS, native
+
+LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
+MEASURABLE = 100_000
+"""Shorter chains are too small for the resident memory, which comes in pages."""
+CHAIN_RIVALS = ("tinybn", "torch")
+STEP_RIVALS = ("tinybn", "floor", "torch")
+STEPS_MEASURED = 3
+TRACED = ("tinybn", "floor")
+
+
+def make(rival: str, what: str, **spec: Any) -> tuple[None, dict[str, float]]:
+    """Measure at once: there is nothing to repeat."""
+    return None, (_step if what == "step" else _chain)(rival, **spec)
+
+
+def _step(rival: str, sizes: list[int], batch: int, optimizer: str) -> dict[str, float]:
+    def steps(sizes: list[int], batch: int) -> Callable[[], Any]:
+        weights, batches = weights_and_batches(sizes, batch)
+        step = STEPS[rival](weights, optimizer)
+        ring = itertools.cycle([native(rival, *b) for b in batches])
+        return lambda: [float(step(*next(ring))) for _ in range(STEPS_MEASURED)]
+
+    steps(*NETS["64-32-32-10 @32"])()
+    found = {"resident": resident(steps(sizes, batch))}
+    if rival in TRACED:
+        found["traced"] = traced(steps(sizes, batch))
+    return found
+
+
+def _chain(rival: str, op: str, length: int) -> dict[str, float]:
+    chain = {"tinybn": _tinybn_chain, "torch": _torch_chain}[rival](op)
+    chain(1_000)
+    gc.collect()
+    found = {}
+    if length >= MEASURABLE:
+        found["resident"] = resident(lambda: chain(length)) / length
+    if rival in TRACED:
+        found["traced"] = traced(lambda: chain(length)) / length
+    times = []
+    for _ in range(max(3, min(20, 200_000 // length))):
+        start = time.perf_counter()
+        chain(length)
+        times.append(time.perf_counter() - start)
+    return found | {"seconds": float(np.median(times)) / length}
+
+
+def _tinybn_chain(op: str) -> Callable[[int], Any]:
+    x = tb.tensor(np.ones(1, np.float32), requires_grad=True)
+    factor: Any = 1.0 if op == "y · number" else tb.tensor(x, requires_grad=True)
+
+    def chain(length: int) -> Any:
+        y = x
+        for _ in range(length):
+            y = y * factor
+        y.backward([1.0])
+
+    return chain
+
+
+def _torch_chain(op: str) -> Callable[[int], Any]:
+    import torch
+
+    x = torch.ones(1, requires_grad=True)
+    factor: Any = 1.0 if op == "y · number" else torch.ones(1, requires_grad=True)
+
+    def chain(length: int) -> Any:
+        y = x
+        for _ in range(length):
+            y = y * factor
+        y.backward(torch.ones(1))
+
+    return chain
+
+
+CHAIN_OPS = ("y · number", "y · parameter")
+
+
+def resident(run: Callable[[], Any]) -> float:
+    """Bytes by which the resident memory of this process grows at most during `run()`."""
+    if sys.platform != "linux":
+        return float("nan")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or memory that was freed, but kept, would be used unseen
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return 1024.0 * (_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1])
+
+
+def traced(run: Callable[[], Any]) -> float:
+    """Bytes that `run()` has allocated at most at one time, Python's and NumPy's."""
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return float(peak)

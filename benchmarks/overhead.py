@@ -1,0 +1,188 @@
+"""What the engine costs: µs per op above the NumPy calls in it, forward and backward.
+
+A chain of LENGTH ops of small arrays is recorded and walked back; beside it the very same array
+functions and gradient rules are called one after another, without any engine. The difference is
+what recording, the walk and the bookkeeping cost. The rivals run the same chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import tinybn as tb
+from benchmarks.rivals import native
+from tinybn.fusion import FUSED
+
+LENGTH = 100
+SHAPE = (8, 8)
+OPS = ("add", "multiply", "relu", "matmul", "linear", "batch_norm", "layer_norm")
+STATIC: dict[str, dict[str, Any]] = {
+    "batch_norm": {"mean": None, "var": None, "eps": 1e-5},
+    "layer_norm": {"axis": -1, "eps": 1e-5},
+}
+RIVALS = ("tinybn", "bare", "torch", "autograd", "mygrad")
+
+
+def make(rival: str, op: str) -> tuple[Callable[[], Any] | None, dict[str, Any]]:
+    """A chain of one op, forward and backward; None where the rival has no such op."""
+    rng = np.random.default_rng(0)
+    x, a = rng.standard_normal((2, *SHAPE)).astype(np.float32)
+    a /= 4  # so that a chain of products stays small
+    vector = rng.uniform(0.5, 1, SHAPE[1:]).astype(np.float32)
+    operands = {
+        "add": [a],
+        "multiply": [np.ones_like(a)],
+        "relu": [],
+        "matmul": [a],
+        "linear": [a, vector],
+    }.get(op, [vector, vector])
+    x, *operands = native(rival, x, *operands)
+    chain = {"tinybn": _tinybn, "bare": _bare}.get(rival)
+    if chain:
+        return chain(op, x, operands), {}
+    function = _function(rival, op)
+    if function is None:
+        return None, {"missing": True}
+    return {"torch": _torch, "autograd": _autograd, "mygrad": _mygrad}[rival](
+        function, x, operands
+    ), {}
+
+
+def _tinybn(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    function: Any = getattr(tb.ops, op)
+    leaves = [tb.tensor(a, requires_grad=True) for a in (x, *operands)]
+    ones = tb.tensor(np.ones_like(x))
+
+    def work() -> Any:
+        y, *others = leaves
+        for leaf in leaves:
+            leaf.grad = None
+        for _ in range(LENGTH):
+            y = function(y, *others)
+        y.backward(ones)
+        assert leaves[0].grad is not None
+        return leaves[0].grad.data
+
+    return work
+
+
+def _bare(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    """The op's own function and rules. Gradients of operands are added up, as the engine must."""
+    function: Any = getattr(tb.ops, op)
+    ones = np.ones_like(x)
+    if op in FUSED:
+        needed = [True] * (1 + len(operands))
+        static = STATIC.get(op, {})
+
+        def forward(*inputs: Any) -> Any:
+            return function.forward(np, *inputs, **static)
+
+        def backward(g: Any, y: Any, *inputs: Any) -> Any:
+            return function.closed_form(np, needed, g, y, *inputs, **static)
+    else:
+
+        def forward(*inputs: Any) -> Any:
+            y = function.op.forward(np, *inputs)
+            return y, y
+
+        def backward(g: Any, y: Any, *inputs: Any) -> Any:
+            return [rule(g, y, *inputs) for rule in function.op.rules]
+
+    def work() -> Any:
+        y, saved = x, []
+        for _ in range(LENGTH):
+            inputs = y, *operands
+            y, kept = forward(*inputs)
+            saved.append((kept, inputs))
+        g: Any = ones
+        totals: list[Any] = [0] * len(operands)
+        for kept, inputs in reversed(saved):
+            g, *shares = backward(g, kept, *inputs)
+            totals = [total + share for total, share in zip(totals, shares, strict=True)]
+        return g
+
+    return work
+
+
+def _function(rival: str, op: str) -> Any:
+    """The op under its name in each library."""
+    if rival == "torch":
+        import torch
+        from torch.nn import functional as f
+
+        return {
+            "linear": lambda x, w, b: f.linear(x, w, b),
+            "batch_norm": lambda x, g, b: f.batch_norm(x, None, None, g, b, training=True),
+            "layer_norm": lambda x, g, b: f.layer_norm(x, g.shape, g, b),
+        }.get(op) or getattr(torch, op)
+    if rival == "autograd":
+        import autograd.numpy as anp
+
+        return {
+            "add": anp.add,
+            "multiply": anp.multiply,
+            "relu": lambda x: anp.maximum(x, 0),
+            "matmul": anp.matmul,
+        }.get(op)
+    import mygrad as mg
+    from mygrad.nnet.activations import relu
+    from mygrad.nnet.layers import batchnorm
+
+    return {
+        "add": mg.add,
+        "multiply": mg.multiply,
+        "relu": relu,
+        "matmul": mg.matmul,
+        "batch_norm": lambda x, g, b: batchnorm(x, gamma=g, beta=b, eps=1e-5),
+    }.get(op)
+
+
+def _torch(function: Any, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    import torch
+
+    leaves = [a.requires_grad_() for a in (x, *operands)]
+    ones = torch.ones_like(x)
+
+    def work() -> Any:
+        y, *others = leaves
+        for leaf in leaves:
+            leaf.grad = None
+        for _ in range(LENGTH):
+            y = function(y, *others)
+        y.backward(ones)
+        return x.grad
+
+    return work
+
+
+def _autograd(function: Any, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    from autograd import make_vjp
+
+    def chain(inputs: Any) -> Any:
+        y, *others = inputs
+        for _ in range(LENGTH):
+            y = function(y, *others)
+        return y
+
+    pull_back = make_vjp(chain)
+    ones = np.ones_like(x)
+    return lambda: pull_back([x, *operands])[0](ones)[0]
+
+
+def _mygrad(function: Any, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    import mygrad as mg
+
+    leaves = [mg.tensor(a) for a in (x, *operands)]
+    ones = np.ones_like(x)
+
+    def work() -> Any:
+        y, *others = leaves
+        for _ in range(LENGTH):
+            y = function(y, *others)
+        y.backward(ones)
+        return leaves[0].grad
+
+    return work

@@ -1,0 +1,109 @@
+"""A process of its own for each rival and thread count, so that none disturbs another.
+
+Thread pools must be sized before a library is loaded; and a library's idle threads, its garbage and
+its allocator stay its own. A worker answers requests, one JSON object a line:
+
+    {"module": …, "spec": {…}}    make the work; replies with what is known about it
+    {"seconds": …}                repeat the work for that long; replies with the time it takes
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PJRT_NPROC")
+
+
+class Worker:
+    """The parent's side of it."""
+
+    def __init__(self, rival: str, threads: int) -> None:
+        environment = dict(os.environ, **dict.fromkeys(THREADS, str(threads)))
+        if threads == 1:
+            environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        environment["JAX_PLATFORMS"] = "cpu"
+        self.rival = rival
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", rival, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for the reply."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        reply = self.process.stdout.readline()
+        if not reply:
+            raise RuntimeError(f"{self.rival} failed at {request} (see above)")
+        return json.loads(reply)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+
+def timed(work: Callable[[], Any], seconds: float) -> dict[str, float]:
+    """The mean time of a call, after a warm-up of half as long, and what else there is to know.
+
+    cores: how many were kept busy. waited: for how much of the time one of the threads was ready to
+    run but had no core, because another process had it.
+    """
+    _repeat(work, seconds / 2)
+    start, busy, waited = time.perf_counter(), time.process_time(), _waited()
+    calls = _repeat(work, seconds)
+    elapsed, busy = time.perf_counter() - start, time.process_time() - busy
+    waited = _waited() - waited
+    return {"seconds": elapsed / calls, "cores": busy / elapsed, "waited": waited / elapsed}
+
+
+def _waited() -> float:
+    """Seconds that the threads of this process have waited for a core so far (Linux; else 0)."""
+    tasks = Path("/proc/self/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+
+
+def _repeat(work: Callable[[], Any], seconds: float) -> int:
+    calls = 0
+    result: Any = None
+    end = time.perf_counter() + seconds
+    while not calls or time.perf_counter() < end:
+        result = work()
+        calls += 1
+    if hasattr(result, "block_until_ready"):  # JAX returns before it is done
+        result.block_until_ready()
+    return calls
+
+
+def serve(rival: str, threads: int) -> None:
+    """The worker's side."""
+    if rival == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+    work: Any = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "module" in request:
+            work = None  # free the old one before there is a new one
+            work, reply = importlib.import_module(request["module"]).make(rival, **request["spec"])
+        else:
+            reply = timed(work, request["seconds"])
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))
