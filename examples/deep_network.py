@@ -289,7 +289,7 @@ EXPERIMENT = Experiment(
     keys=("norm", "skip", *USUAL, "depth", "lr"),
     measures={"steps_to_target": ".0f", "test_accuracy": ".1%", "ms_per_step": ".2f"},
     # Without skip connections no network of 50 layers trained, with any seed; the deepest that did
-    # had 5 layers in the quick size, whose other one has 50, and 20 in the default size. Eight other
+    # had 5 layers in the quick size, whose other one has 50, and 20 in the default size. 8 other
     # seeds of the quick size say the same.
     bands={
         "deepest batch": (5, 30),
