@@ -13,6 +13,8 @@ from benchmarks import memory, mlp, norm, overhead, report
 from benchmarks.floor import Floor
 from benchmarks.worker import timed
 
+pytestmark = pytest.mark.host("what is timed beside its rivals runs on NumPy")
+
 SIZES, BATCH = [3, 8, 8, 4], 16
 
 

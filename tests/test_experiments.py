@@ -24,6 +24,8 @@ from training import Config, build, dataset, fit, train
 import tinybn as tb
 from tinybn import data
 
+pytestmark = pytest.mark.host("examples run on NumPy unless told otherwise (see on_cupy)")
+
 EXAMPLES = Path(experiment.__file__).parent
 TOY = toy_experiment.EXPERIMENT
 ALL = experiments.experiments()

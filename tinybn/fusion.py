@@ -13,6 +13,9 @@
 A fused op leaves one node in the graph, and works on arrays alone. Derivatives of higher order are
 those of the composition: a closed form can't be wrong where it says nothing. Every fused op is in
 `FUSED`, so that whatever compares them with their compositions meets all of them.
+
+The arrays of one backend may have a forward and a backward of their own, such as CuPy's kernels:
+`@layer_norm.forward_on("cupy")`, `@layer_norm.backward_on("cupy")`.
 """
 
 from __future__ import annotations
@@ -62,12 +65,22 @@ class FusedOp(Op):
         self.composition = composition
         self.bind = _binder(composition, inputs)
         self.names = inputs
+        self.forwards: dict[str, Callable[..., Any]] = {}
+        self.backwards: dict[str, Callable[..., Any]] = {}
         functools.update_wrapper(self, composition)
         FUSED[self.name] = self
 
     def backward(self, closed_form: Callable[..., Any]) -> None:
         """Declare the closed form of the gradients (a decorator)."""
         self.closed_form = closed_form
+
+    def forward_on(self, backend: str) -> Callable[[Callable[..., Any]], None]:
+        """Declare another forward for the arrays of `backend` (a decorator)."""
+        return functools.partial(self.forwards.__setitem__, backend)
+
+    def backward_on(self, backend: str) -> Callable[[Callable[..., Any]], None]:
+        """Declare another backward, which gets what that forward saved (a decorator)."""
+        return functools.partial(self.backwards.__setitem__, backend)
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         return self.with_saved(*args, **static)[0]
@@ -78,7 +91,8 @@ class FusedOp(Op):
             return self.composition(*args, **static), None
         inputs, static = self.bind(*args, **static)
         arrays, sources, xp, state = unpack(self, inputs)
-        y, saved = self.forward(xp, *arrays, **static)
+        forward = self.forwards.get(xp.__name__, self.forward)
+        y, saved = forward(xp, *arrays, **static)
         if state:
             y = remember(self, y, saved, arrays, sources, static, state)
         return y, saved
@@ -92,7 +106,9 @@ class FusedOp(Op):
         self, needed: list[bool], g: Array, saved: Any, inputs: list[Any], static: dict[str, Any]
     ) -> list[Array | None]:
         """Of the inputs that are needed, by the closed form; None in the place of the others."""
-        found = self.closed_form(module_of(g), needed, g, saved, *inputs, **static)
+        xp = module_of(g)
+        backward = self.backwards.get(xp.__name__, self.closed_form)
+        found = backward(xp, needed, g, saved, *inputs, **static)
         return [
             share.astype(x.dtype, copy=False) if need else None
             for share, x, need in zip(found, inputs, needed, strict=True)

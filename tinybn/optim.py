@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinybn import backend as backends
+from tinybn import optim_on_cupy
 from tinybn.backend import Array
 from tinybn.recording import module_of
 from tinybn.tensor import Tensor, wrap
@@ -142,6 +143,8 @@ class SGD(Optimizer):
         self.memory = ("velocity",) if momentum else ()  # type: ignore[misc]
 
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
+        if type(p) is not np.ndarray:
+            return optim_on_cupy.sgd_step(self, p, g, *memory)
         if self.weight_decay:
             g = g + self.weight_decay * p
         if memory:
@@ -150,6 +153,7 @@ class SGD(Optimizer):
             v += g
             g = g + self.momentum * v if self.nesterov else v
         p -= self.lr * g
+        return None
 
 
 class Adam(Optimizer):
@@ -178,9 +182,11 @@ class Adam(Optimizer):
         self.eps = eps
 
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
+        if type(p) is not np.ndarray:
+            return optim_on_cupy.adam_step(self, False, p, g, step, *memory)
         if self.weight_decay:
             g = g + self.weight_decay * p
-        self._adapt(p, g, step, *memory)
+        return self._adapt(p, g, step, *memory)
 
     def _adapt(self, p: Array, g: Array, step: int, m: Array, v: Array) -> None:
         beta1, beta2 = self.betas
@@ -211,8 +217,10 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay)
 
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
+        if type(p) is not np.ndarray:
+            return optim_on_cupy.adam_step(self, True, p, g, step, *memory)
         p *= 1 - self.lr * self.weight_decay
-        self._adapt(p, g, step, *memory)
+        return self._adapt(p, g, step, *memory)
 
 
 class Schedule:

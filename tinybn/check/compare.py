@@ -80,14 +80,15 @@ def compare(
     """
     op = _fused_op(op)
     arrays = [_rounded(x) for x in inputs]
-    names, keywords = op.names[: len(arrays)], dict(static or {})
+    names = op.names[: len(arrays)]
+    keywords = {name: _moved(static or {}, name) for name in ("numpy", *backends)}
 
     def fn(*xs: Tensor) -> Tensor:
-        return op(**dict(zip(names, xs, strict=True)), **keywords)
+        return op(**dict(zip(names, xs, strict=True)), **keywords[xs[0].backend])
 
     rng = rng or np.random.default_rng(0)
     with use_fused(False):
-        shape = fn(*map(Tensor, arrays)).shape
+        shape = fn(*(Tensor(a, backend="numpy") for a in arrays)).shape
     weights = draw_weights(rng, shape, arrays, max(orders, 1))
     weights = [[w.astype(np.float32) for w in ws] for ws in weights]
     exact, scales = _reference(fn, arrays, weights, orders)
@@ -143,13 +144,25 @@ def _fused_op(op: FusedOp | str) -> FusedOp:
 
 
 def _rounded(x: Any) -> np.ndarray:
-    array = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
+    array = Tensor(x, dtype=getattr(x, "dtype", np.float64), backend="numpy").numpy()
     if array.dtype.kind != "f" or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(
             "compare: expected inputs of finite floating-point numbers, got "
             f"{array.dtype} {array.shape}{' with NaN or inf' if array.dtype.kind == 'f' else ''}"
         )
     return array.astype(np.float32)
+
+
+def _moved(static: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    """The keywords, with arrays of floating-point numbers on a backend. Labels stay on the host."""
+    return {
+        name: Tensor(value, backend=backend) if _is_float(value) else value
+        for name, value in static.items()
+    }
+
+
+def _is_float(value: Any) -> bool:
+    return hasattr(value, "dtype") and value.dtype.kind == "f"
 
 
 def _limit(dtype: np.dtype, closed: bool, order: int, lost: float) -> float:

@@ -77,7 +77,7 @@ def explain_batch_norm(x: Any, dy: Any, gamma: Any = None, *, eps: float = 1e-5)
     sent on to x alone, and what comes there is told apart by the op it comes from.
     """
     x, dy = (_tensor(a) for a in (x, dy))
-    gamma = _tensor(gamma) if gamma is not None else Tensor(np.ones(x.shape[1:2], x.dtype))
+    gamma = _tensor(np.ones(x.shape[1:2], x.dtype) if gamma is None else gamma)
     closed = ops.batch_norm(x, gamma, eps=eps)  # which also checks the shapes
     if dy.shape != x.shape:
         raise ValueError(

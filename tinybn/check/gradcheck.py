@@ -53,14 +53,13 @@ def gradcheck(
     arrays, backends = _checked_inputs(inputs)
     rng = rng or np.random.default_rng(0)
     y = _output(fn, arrays, backends)
-    if isinstance(cotangent, Tensor):
-        cotangent = cotangent.numpy()
-    if cotangent is not None and np.shape(cotangent) != y.shape:
-        raise ValueError(
-            f"gradcheck: expected a cotangent of shape {y.shape}, as fn's output, "
-            f"got {np.shape(cotangent)}"
-        )
-    v = y.shape if cotangent is None else np.asarray(cotangent)
+    v: Any = y.shape
+    if cotangent is not None:
+        v = Tensor(cotangent, dtype=np.float64, backend="numpy").numpy()
+        if v.shape != y.shape:
+            raise ValueError(
+                f"gradcheck: expected a cotangent of shape {y.shape}, as fn's output, got {v.shape}"
+            )
     weights = draw_weights(rng, v, arrays, order)
     found = by_autodiff(fn, arrays, backends, weights, order)
     for k in range(1, order + 1):

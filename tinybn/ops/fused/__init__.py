@@ -2,9 +2,11 @@
 
 Each equals the composition of primitive ops that it names, which tests and `make compare` check
 number by number. What is kept for the backward pass is the input and a few numbers per channel or
-row, never a second array of its size (but the softmax, in cross-entropy).
+row, never a second array of its size (but the softmax, in cross-entropy). What is called …_on_cupy
+holds the same as CuPy's kernels.
 """
 
+from tinybn.ops.fused import cross_entropy_on_cupy, norm_on_cupy  # noqa: F401, they declare themselves
 from tinybn.ops.fused.batch_norm import batch_norm
 from tinybn.ops.fused.cross_entropy import cross_entropy
 from tinybn.ops.fused.group_norm import group_norm, instance_norm
