@@ -4,7 +4,7 @@ About half an hour on two cores; interrupted, the same command goes on where it 
 
     python examples/experiments.py --quick --check
 
-which writes no report. Other flags (--seeds, --data, --backend, --jobs, --full) go to each of them.
+which writes no report. Other flags (--seeds, --backend, --jobs, --full) go to each of them.
 """
 
 from __future__ import annotations
@@ -114,8 +114,14 @@ def run_everything(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--report", type=Path, default=HERE.parent, help="where EXPERIMENTS.md goes"
     )
+    parser.add_argument("--data", metavar="NAME", help="only the experiments that can use it")
     options, flags = parser.parse_known_args(arguments)
     chosen = [e for e in experiments() if not options.only or e.name in options.only]
+    if options.data:
+        chosen = [experiment for experiment in chosen if options.data in experiment.data]
+        flags += ["--data", options.data]
+    if not chosen:
+        parser.error(f"no experiment of these can use the data {options.data!r}")
     parsed = [parse(experiment, flags) for experiment in chosen]
     if any(flag.partition("=")[0] == "--out" for flag in flags):
         parser.error("--out is for one experiment alone")
@@ -130,7 +136,8 @@ def run_everything(arguments: Sequence[str] | None = None) -> int:
         rows.append((experiment.name, f"{time.perf_counter() - start:.0f}", said))
         worst = max(worst, status)
     print(table(rows))
-    if worst == 0 and not options.only and all(p.size != "quick" for p in parsed):
+    whole = not (options.only or options.data)
+    if worst == 0 and whole and all(p.size != "quick" for p in parsed):
         print(f"written: {report([p.out for p in parsed], options.report)}")
     return worst
 

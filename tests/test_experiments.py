@@ -347,6 +347,19 @@ def test_the_report_has_a_row_per_claim_with_picture(tmp_path, monkeypatch, caps
 # --- Fashion-MNIST ---
 
 
+def test_other_data_go_to_the_experiments_that_can_use_them(tmp_path, monkeypatch, capsys):
+    other = replace(TOY, data=("digits",))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "experiments", lambda: [TOY, other])
+    arguments = ["--quick", "--data", "digits", "--report", str(tmp_path)]
+    assert experiments.run_everything(arguments) == 0
+    assert capsys.readouterr().out.count("median (range) over seeds") == 1
+    with pytest.raises(SystemExit) as stopped:
+        experiments.run_everything(["--data", "moons"])
+    assert stopped.value.code == 2
+    assert "no experiment of these can use the data 'moons'" in capsys.readouterr().err
+
+
 def idx(array):
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
