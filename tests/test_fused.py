@@ -105,9 +105,7 @@ def test_a_fused_op_is_one_node_and_keeps_little_more_than_its_input(name, stati
 
 
 @every_call
-def test_gradients_that_nobody_needs_are_not_computed_nor_missed(
-    name, static, shapes, monkeypatch
-):
+def test_gradients_that_nobody_needs_are_not_computed_nor_missed(name, static, shapes, monkeypatch):
     inputs = draw_inputs(shapes)
     v = draw(call(name, map(here, inputs), static).shape, seed=7)
     everything = [tb.tensor(x, requires_grad=True) for x in inputs]
