@@ -24,6 +24,7 @@ from tinybn.kernels import KERNELS
 ARCHITECTURES = (75, 80, 90, 100, 120)
 DTYPES = ("float16", "float32", "float64")
 ARRAY, INDEXER, SCALAR = 1, 2, 3  # kinds of arguments, as CuPy counts them
+INDEX = "typedef int IndexT;\n"
 REDUCTION_PARAMS = (
     *_kernel._get_param_info("CIndexer _in_ind, CIndexer _out_ind", False),
     *_kernel._get_param_info("int32 _block_stride", True),
@@ -55,7 +56,7 @@ def source(kernel: Any, dtype: np.dtype, ndim: int, contiguous: bool) -> str:
     return _reduction._ReductionKernel_get_cached_function_code(
         kernel.nin, kernel.nout, params + REDUCTION_PARAMS, (*arguments, index, index, stride),
         types, kernel.name, 512, kernel.reduce_type, kernel.identity, kernel.map_expr,
-        kernel.reduce_expr, kernel.post_map_expr, kernel.preamble, kernel.options,
+        kernel.reduce_expr, kernel.post_map_expr, INDEX + kernel.preamble, kernel.options,
     )  # fmt: skip
 
 
