@@ -4,19 +4,21 @@
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside a step by hand in NumPy
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu want a GPU
+# make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 CUPY_VENV := .venv-cupy
+NVRTC_VENV := .venv-nvrtc
 PROBLEM := __import__('tinybn.backend').backend.problems()['cupy']
 HAS_GPU := $(BIN)/python -c "assert not $(PROBLEM)" 2>/dev/null
 CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test compare experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy clean
+.PHONY: demo test compare experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -45,8 +47,13 @@ lint: $(VENV)/lint
 	$(BIN)/mypy
 
 # Every test on CuPy: on a GPU if the CuPy in .venv has one, otherwise on the CPU.
+# PYTEST="--thread-order reverse" and the like are passed on.
 test-cupy: on-cupy
-	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy
+	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy $(PYTEST)
+
+# A large download, too.
+nvrtc: $(NVRTC_VENV)/ready
+	$(NVRTC_VENV)/bin/python tools/compile_kernels.py
 
 # For a bug report, on a GPU: `make .venv/cupy-cuda13x` (or cupy-cuda12x, cupy-rocm) installs CuPy.
 test-gpu: $(VENV)/ready
@@ -83,9 +90,15 @@ $(CUPY_VENV)/ready: pyproject.toml
 	$(subst $(BIN),$(CUPY_VENV)/bin,$(PIP)) '.[examples,test,cupy-on-cpu]'
 	touch $@
 
+$(NVRTC_VENV)/ready: pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(NVRTC_VENV)
+	$(subst $(BIN),$(NVRTC_VENV)/bin,$(PIP)) '.[nvrtc]'
+	touch $@
+
 $(VENV)/lint $(VENV)/peers $(VENV)/bench $(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
 	$(PIP) '.[$*]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(CUPY_VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CUPY_VENV) $(NVRTC_VENV) runs .mypy_cache .pytest_cache .ruff_cache

@@ -22,6 +22,12 @@ _host_only: dict[str, list[str]] = {}
 
 def pytest_addoption(parser):
     parser.addoption("--backend", default="numpy", choices=["numpy", "cupy"])
+    parser.addoption(
+        "--thread-order",
+        default="forward",
+        choices=["forward", "reverse"],
+        help="the order in which CuPy on the CPU runs the threads of a kernel",
+    )
 
 
 def pytest_configure(config):
@@ -33,6 +39,8 @@ def pytest_configure(config):
 
             cupy_on_cpu.enable_unless_gpu()
             _stack.enter_context(tb.use_backend(name))
+            if (order := config.getoption("thread_order")) != "forward":
+                _stack.enter_context(cupy_on_cpu.thread_order(order))
     except RuntimeError as error:  # BackendUnavailableError, or the tool's own
         pytest.exit(f"no tests on {name}: {error}", returncode=2)
 

@@ -9,13 +9,13 @@ from tinybn.backend import Array
 from tinybn.kernels import kernel
 from tinybn.recording import module_of
 
-
 COMPUTED_IN = "typedef decltype(0.0f + T()) A;"
 """At least float32."""
 
 
 @kernel
 def sgd(xp: Any) -> Any:
+    """p ← p - lr · (g + weight_decay · p)."""
     return xp.ElementwiseKernel(
         "T grad, float64 lr, float64 weight_decay",
         "T p",
@@ -27,6 +27,7 @@ def sgd(xp: Any) -> Any:
 
 @kernel
 def sgd_momentum(xp: Any) -> Any:
+    """The same with momentum."""
     return xp.ElementwiseKernel(
         "T grad, float64 lr, float64 weight_decay, float64 momentum, bool nesterov",
         "T p, T velocity",

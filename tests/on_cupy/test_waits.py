@@ -71,7 +71,7 @@ def counts_of(step, *args):
         step(*args)
     with cupy_on_cpu.count() as counts:
         step(*args)
-    assert counts["launch"] > 20  # it did run there
+    assert counts["launch"] > 10  # it did run there
     return counts
 
 
@@ -137,7 +137,7 @@ def test_second_order_gradients_wait_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("norm", "most"), [("none", 90), ("batch", 184), ("layer", 198), ("group", 180), ("rms", 142)]
+    ("norm", "most"), [("none", 65), ("batch", 97), ("layer", 101), ("group", 101), ("rms", 87)]
 )
 def test_a_step_of_an_mlp_launches_no_more_kernels_than_it_did(norm, most):
     """Two hidden layers and SGD; products count as one launch each. Lower these when they fall."""

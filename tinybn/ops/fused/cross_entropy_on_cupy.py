@@ -1,8 +1,9 @@
 """Cross-entropy as CuPy's kernels (see the closed form): with d = z - max z,
 
-    loss = mean over i of log Σ exp(dᵢ) - dᵢ[labelᵢ]        dz = (exp(d) / Σ exp(d) - onehot) · dy / N
+    loss = mean over i of log Σ exp(dᵢ) - dᵢ[labelᵢ]
+    dz = (exp(d) / Σ exp(d) - onehot(labels)) · dy / N
 
-The softmax is not kept, but computed again. Labels index nothing: each column is compared with them.
+The softmax is not kept, but computed again. Labels index nothing: columns are compared with them.
 """
 
 from __future__ import annotations

@@ -102,11 +102,14 @@ def inverse_deviation(xp: Any) -> Any:
 
 
 class Layout(NamedTuple):
-    """x has that shape; all along `axis` is normalized together; γ is constant along `over`."""
+    """x has that shape; all along `axis` is normalized together; γ is constant along `over`, and
+    was given in the shape `params`.
+    """
 
     shape: tuple[int, ...]
     axis: tuple[int, ...]
     over: tuple[int, ...]
+    params: tuple[int, ...]
 
     def kept(self, axis: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one number for each part along `axis`."""
@@ -117,7 +120,7 @@ class Layout(NamedTuple):
         return default if value is None else value.reshape(self.kept(self.over))
 
     @property
-    def count(self) -> int:
+    def n(self) -> int:
         """How many numbers are normalized together."""
         return math.prod(self.shape[i] for i in self.axis)
 
@@ -134,53 +137,57 @@ def _normalized(
     """y, and the moments in the shape that broadcasts against x."""
     output, dtype = dtypes(x, gamma, beta)
     zero, one = _zero_and_one(xp, dtype)
-    shape, n, kept = x.shape, layout.count, layout.kept(layout.axis)
+    n, kept = layout.n, layout.kept(layout.axis)
     along = {"axis": layout.axis, "keepdims": True}
+    y = xp.empty(x.shape, output)
     x, gamma, beta = x.reshape(layout.shape), layout.param(gamma, one), layout.param(beta, zero)
     mean: Any = zero
     if centred:
         mean = mean_of(xp)(x, n, xp.empty(kept, dtype), **along)
     rest, var, r = (xp.empty(kept, dtype) for _ in range(3))
     moments_of(xp)(x, mean, n, eps, centred, rest, var, r, **along)
-    y = normalize(xp)(x, mean, rest, r, gamma, beta, xp.empty(x.shape, output))
-    return y.reshape(shape), Moments(mean, rest, var, r)
+    normalize(xp)(x, mean, rest, r, gamma, beta, y.reshape(x.shape))
+    return y, Moments(mean, rest, var, r)
 
 
 def _gradients(
     xp: Any, needed: Any, dy: Array, moments: Moments, x: Array, gamma: Any, layout: Layout,
     centred: bool = True, constant: bool = False,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """dx, dγ and dβ, the last two flat. constant: the moments do not depend on x (evaluation)."""
+    """dx, dγ and dβ. constant: the moments do not depend on x (evaluation)."""
     mean, rest, _, r = moments
-    dx = dgamma = dbeta = None
+    dx: Any = None
+    dgamma: Any = None
+    dbeta: Any = None
+    if needed[0]:
+        dx = xp.empty(x.shape, x.dtype if x.dtype.kind == "f" else r.dtype)
     zero, one = _zero_and_one(xp, r.dtype)
-    shape, n = x.shape, layout.count
     x, dy, gamma = x.reshape(layout.shape), dy.reshape(layout.shape), layout.param(gamma, one)
 
-    def sums(gamma: Array, axis: tuple[int, ...]) -> list[Array]:
-        outputs = [xp.empty(layout.kept(axis), r.dtype) for _ in range(2)]
-        sums_of(xp)(dy, gamma, x, mean, rest, r, *outputs, axis=axis, keepdims=True)
+    def sums(gamma: Array, axis: tuple[int, ...], shape: tuple[int, ...]) -> list[Array]:
+        outputs = [xp.empty(shape, r.dtype) for _ in range(2)]  # no views: they may become .grad
+        seen = (a.reshape(layout.kept(axis)) for a in outputs)
+        sums_of(xp)(dy, gamma, x, mean, rest, r, *seen, axis=axis, keepdims=True)
         return outputs
 
     outside = layout.over == layout.axis
     if needed[1] or needed[2] or (outside and needed[0] and not constant):
-        dbeta, dgamma = sums(one, layout.over)
-    if needed[0]:
-        dx = xp.empty(x.shape, x.dtype if x.dtype.kind == "f" else r.dtype)
-        if constant:
-            normalize(xp)(dy, zero, zero, r, gamma, zero, dx)
-        else:
-            total, dot = (dbeta, dgamma) if outside else sums(gamma, layout.axis)
-            split = (one, gamma) if outside else (gamma, one)
-            total = total if centred else zero
-            slope_of(xp)(dy, *split, x, mean, rest, r, total, dot, n, dx)
-        dx = dx.reshape(shape)
-    return dx, *(None if d is None else d.reshape(-1) for d in (dgamma, dbeta))
+        dbeta, dgamma = sums(one, layout.over, layout.params)
+    if dx is not None and constant:
+        normalize(xp)(dy, zero, zero, r, gamma, zero, dx.reshape(x.shape))
+    elif dx is not None:
+        kept = layout.kept(layout.axis)
+        split = (one, gamma) if outside else (gamma, one)
+        total, dot = (dbeta, dgamma) if outside else sums(gamma, layout.axis, kept)
+        total = total.reshape(kept) if centred else zero
+        dot = dot.reshape(kept)
+        slope_of(xp)(dy, *split, x, mean, rest, r, total, dot, layout.n, dx.reshape(x.shape))
+    return dx, dgamma, dbeta
 
 
 def _by_channel(x: Array) -> Layout:
     axis = (0, *range(2, x.ndim))
-    return Layout(x.shape, axis, axis)
+    return Layout(x.shape, axis, axis, x.shape[1:2])
 
 
 @batch_norm.forward_on("cupy")
@@ -210,8 +217,9 @@ def _(
 
 
 def _by_row(x: Array, axis: Any) -> Layout:
-    n = math.prod(x.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
-    return Layout((x.size // n, n), (1,), (0,))
+    params = x.shape[x.ndim - (len(axis) if isinstance(axis, tuple) else 1) :]
+    n = math.prod(params)
+    return Layout((x.size // n, n), (1,), (0,), params)
 
 
 @layer_norm.forward_on("cupy")
@@ -225,11 +233,7 @@ def _(
     xp: Any, needed: Any, dy: Array, moments: Moments, x: Array, gamma: Any, beta: Any, *,
     axis: Any, eps: float,
 ) -> Any:  # fmt: skip
-    dx, *params = _gradients(xp, needed, dy, moments, x, gamma, _by_row(x, axis))
-    return dx, *(
-        d.reshape(p.shape) if need else None
-        for d, p, need in zip(params, (gamma, beta), needed[1:], strict=True)
-    )
+    return _gradients(xp, needed, dy, moments, x, gamma, _by_row(x, axis))
 
 
 @rms_norm.forward_on("cupy")
@@ -243,16 +247,14 @@ def _(
     xp: Any, needed: Any, dy: Array, moments: Moments, x: Array, gamma: Any, *,
     axis: Any, eps: float,
 ) -> Any:  # fmt: skip
-    layout = _by_row(x, axis)
-    needed = [*needed, False]
-    dx, dgamma, _ = _gradients(xp, needed, dy, moments, x, gamma, layout, centred=False)
-    return dx, dgamma.reshape(gamma.shape) if needed[1] else None
+    layout, needed = _by_row(x, axis), [*needed, False]
+    return _gradients(xp, needed, dy, moments, x, gamma, layout, centred=False)[:2]
 
 
 def _by_group(x: Array, groups: int) -> Layout:
     samples, channels = x.shape[:2]
-    size = channels // groups
-    return Layout((samples, groups, size, x.size // (samples * channels)), (2, 3), (0, 3))
+    shape = samples, groups, channels // groups, math.prod(x.shape[2:])
+    return Layout(shape, (2, 3), (0, 3), (channels,))
 
 
 @group_norm.forward_on("cupy")
