@@ -94,7 +94,7 @@ class FusedOp(Op):
         """Of the inputs that are needed, by the closed form; None in the place of the others."""
         found = self.closed_form(module_of(g), needed, g, saved, *inputs, **static)
         return [
-            share.astype(x.dtype, copy=False) if need else None
+            None if not need else share if share.dtype is x.dtype else share.astype(x.dtype)
             for share, x, need in zip(found, inputs, needed, strict=True)
         ]
 

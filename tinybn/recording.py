@@ -214,9 +214,9 @@ def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]
             constants = True
             sources.append(None)
         arrays.append(a)
-        if a is None and op.optional:
-            continue
         if type(a) is not kind:
+            if a is None and op.optional:
+                continue
             kind = type(a)
             owner = MODULES[kind]
             if xp is None:
