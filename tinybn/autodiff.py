@@ -184,7 +184,8 @@ def _walk(
                 share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
                 if anomalies:
                     anomaly.check_gradient(node.op.name, i, share, g, node.line)
-                if getattr(share, "shape", None) != source.shape or share.dtype != source.dtype:
+                like = source._data if leaf else source
+                if getattr(share, "shape", None) != like.shape or share.dtype != like.dtype:
                     share = _fit(share, source, node, i)
                 if report:
                     report(Contribution(node, i, source, g, share))

@@ -125,7 +125,7 @@ class Node:
     time: int
     line: str | None
     output: Array
-    sources: list[Any] | None
+    sources: tuple[Any, ...] | None
     arrays: list[Any] | None
 
     def release(self) -> None:
@@ -254,7 +254,7 @@ def remember(
         sources[i] = None
     node: Node = _new(Node)
     node.op = op
-    node.sources = sources
+    node.sources = tuple(sources)
     node.arrays = arrays
     node.output = (y if saved is None else saved) if op.keeps_output else None
     node.static = static or NO_STATIC
