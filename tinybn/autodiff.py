@@ -160,7 +160,7 @@ def _walk(
     borrowed = set(seeds)  # whose gradient lies, or may lie, in memory that something else uses too
     queue: list[Any] = [(-key.time, key) for key in totals if isinstance(key, Node)]
     heapify(queue)
-    mode = current_mode()
+    _, _, anomalies, report = current_mode()
     with in_mode(record=graph):
         while queue:
             node = heappop(queue)[1]
@@ -182,12 +182,13 @@ def _walk(
                 if (leaf and not source._tracked) or not (between is None or source in between):
                     continue
                 share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
-                if mode.anomaly:
+                if anomalies:
                     anomaly.check_gradient(node.op.name, i, share, g, node.line)
-                if getattr(share, "shape", None) != source.shape or share.dtype != source.dtype:
+                like = source._data if leaf else source
+                if getattr(share, "shape", None) != like.shape or share.dtype != like.dtype:
                     share = _fit(share, source, node, i)
-                if mode.watch:
-                    mode.watch(Contribution(node, i, source, g, share))
+                if report:
+                    report(Contribution(node, i, source, g, share))
                 if source in totals:
                     totals[source] = totals[source] + share  # never +=: others may hold it
                     borrowed.discard(source)

@@ -110,7 +110,7 @@ class FusedOp(Op):
         backward = self.backwards.get(xp.__name__, self.closed_form)
         found = backward(xp, needed, g, saved, *inputs, **static)
         return [
-            share.astype(x.dtype, copy=False) if need else None
+            None if not need else share if share.dtype is x.dtype else share.astype(x.dtype)
             for share, x, need in zip(found, inputs, needed, strict=True)
         ]
 

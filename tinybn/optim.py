@@ -194,10 +194,10 @@ class Adam(Optimizer):
         m += (1 - beta1) * g
         v *= beta2
         v += (1 - beta2) * (g * g)
+        correction = math.sqrt(1 - beta2**step)  # √v̂ + ε = (√v + ε correction) / correction
         scale = v**0.5
-        scale /= math.sqrt(1 - beta2**step)
-        scale += self.eps
-        p -= (self.lr / (1 - beta1**step)) * m / scale
+        scale += self.eps * correction
+        p -= (self.lr * correction / (1 - beta1**step)) * m / scale
 
 
 class AdamW(Adam):

@@ -125,7 +125,7 @@ class Node:
     time: int
     line: str | None
     output: Array
-    sources: list[Any] | None
+    sources: tuple[Any, ...] | None
     arrays: list[Any] | None
 
     def release(self) -> None:
@@ -214,9 +214,9 @@ def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]
             constants = True
             sources.append(None)
         arrays.append(a)
-        if a is None and op.optional:
-            continue
         if type(a) is not kind:
+            if a is None and op.optional:
+                continue
             kind = type(a)
             owner = MODULES[kind]
             if xp is None:
@@ -254,7 +254,7 @@ def remember(
         sources[i] = None
     node: Node = _new(Node)
     node.op = op
-    node.sources = sources
+    node.sources = tuple(sources)
     node.arrays = arrays
     node.output = (y if saved is None else saved) if op.keeps_output else None
     node.static = static or NO_STATIC

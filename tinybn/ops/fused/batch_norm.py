@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, channel_sums, dtypes, long_rows, parts
+from tinybn.ops.fused.sums import cast, channel_sums, dtypes, long_rows, parts, total
 
 
 class Moments(NamedTuple):
@@ -48,13 +48,13 @@ def batch_norm(
         if mean is None:
             n = x.size // x.shape[1]
             mean = channel_sums(xp, x) / n
-            rest = var = 0.0
+            rests, squares = [], []
             for s in slices:
                 d = xp.subtract(x[s], per_channel(mean, x), out=y[s])
-                rest += channel_sums(xp, d)
-                var += channel_sums(xp, d * d)
-            rest /= n
-            var = var / n - rest * rest
+                rests.append(channel_sums(xp, d))
+                squares.append(channel_sums(xp, d * d))
+            rest = total(rests) / n
+            var = total(squares) / n - rest * rest
         else:
             mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
             xp.subtract(x, per_channel(mean, x), out=y)
@@ -84,12 +84,13 @@ def _(
     slices = parts(x)
     with long_rows(x.shape[-1]):
         d = xp.empty(x[slices[0]].shape, dtype=r.dtype)
-        dgamma = dbeta = 0.0
+        products, sums = [], []
         for s in slices:
             d = xp.subtract(x[s], per_channel(mean, x), out=d[: s.stop - s.start])
-            dgamma += channel_sums(xp, d * dy[s])
-            dbeta += channel_sums(xp, dy[s])
-        dgamma = (dgamma - rest * dbeta) * r
+            products.append(channel_sums(xp, d * dy[s]))
+            sums.append(channel_sums(xp, dy[s]))
+        dbeta = total(sums)
+        dgamma = (total(products) - rest * dbeta) * r
         if not needed[0]:
             return None, dgamma, dbeta
         if not training:

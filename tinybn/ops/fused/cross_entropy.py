@@ -10,7 +10,7 @@ from typing import Any
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import loss
-from tinybn.ops.fused.sums import cast, dtypes, row_sums
+from tinybn.ops.fused.sums import cast, dtypes, numbers, row_sums
 
 
 @fused(composition=loss.cross_entropy)
@@ -18,7 +18,7 @@ def cross_entropy(xp: Any, logits: Array, *, labels: Any) -> tuple[Array, Any]:
     labels = loss.check_labels(labels, *loss.check_logits(logits))
     output, dtype = dtypes(logits)
     (z,) = cast(dtype, logits)
-    rows, labels = xp.arange(len(z)), xp.asarray(labels)  # the one copy to a GPU
+    rows, labels = numbers(xp, len(z)), xp.asarray(labels)  # the one copy to a GPU
     d = z - z.max(axis=1)[:, None]
     chosen = d[rows, labels]
     p = xp.exp(d)

@@ -13,7 +13,7 @@ from tinybn.ops.fused.sums import channel_sums
 @fused(composition=linalg.linear)
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array, Any]:
     linalg.check_linear(x, weight, bias)
-    y = x @ weight
+    y = x.dot(weight) if x.ndim == 2 else x @ weight
     if bias is None:
         return y, ()
     if bias.dtype == y.dtype:
@@ -24,9 +24,14 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array,
 
 @linear.backward
 def _(xp: Any, needed: Any, g: Array, saved: Any, x: Array, weight: Array, bias: Any) -> Any:
-    rows = g.reshape(-1, g.shape[-1])
+    rows = _rows(g)
     return (
-        needed[0] and g @ weight.T,
-        needed[1] and x.reshape(-1, x.shape[-1]).T @ rows,
+        needed[0] and rows.dot(weight.T).reshape(x.shape),
+        needed[1] and _rows(x).T.dot(rows),
         needed[2] and channel_sums(xp, rows),
     )
+
+
+def _rows(a: Array) -> Array:
+    """a (…, n) as (rows, n)."""
+    return a if a.ndim == 2 else a.reshape(-1, a.shape[-1])
