@@ -8,11 +8,12 @@ is the skip that trains deep nets, and that batch norm is needed only to make th
 
 The usual network has ReLU, He's initialisation and plain SGD; at 50 layers the default
 initialisation, tanh and Adam take their place, one at a time (--full: all of them, combined, at
-every depth). Each takes the learning rate that was best on the validation data, of 2, and has 400
-steps to label 90 % of the test data rightly (--full: of 4, and 1000 steps; with 1000 steps, too,
-none of the plain networks of 50 layers gets there).
+every depth). Each takes the learning rate, of 2, that was best on the validation data, and has 400
+steps to label 90 % of the test data rightly, with tanh and with Adam 800, as some of those come so
+late (--full: of 4, and always 1000; the usual network of 50 layers, without skip connections, does
+not get there in 1000 steps, either).
 
-About three minutes on two cores. For example
+About four minutes on two cores (--full: hours). For example
 
     python examples/deep_network.py --quick
 """
@@ -36,8 +37,12 @@ ARMS = [
 ]
 """Each norm without and with skip connections, and what is to replace the norm."""
 USUAL = {"init": "he", "activation": "relu", "optimizer": "sgd"}
-CHANGES: list[Record] = [{"init": "default"}, {"activation": "tanh"}, {"optimizer": "adam"}]
-RATES = {"sgd": (0.03, 0.3, 0.01, 0.1), "adam": (0.001, 0.01, 0.0003, 0.003)}
+CHANGES: list[Record] = [
+    {"init": "default"},
+    {"activation": "tanh", "steps": 800},
+    {"optimizer": "adam", "steps": 800},
+]
+RATES = {"sgd": (0.03, 0.3, 0.01, 0.1), "adam": (0.0003, 0.003, 0.001, 0.01)}
 DEPTHS = (5, 10, 20, 30, 50, 100)
 DEEP = 50
 """Where the tutorial's "very deep" begins."""
@@ -58,7 +63,7 @@ def configurations(size: str) -> list[Record]:
         nets = [USUAL | {"depth": depth} for depth in (5, DEEP)]
     count, steps = {"quick": (1, 100), "default": (2, 400), "full": (4, 1000)}[size]
     return [
-        {"norm": norm, "skip": skip, **net, "lr": lr, "steps": steps}
+        {"norm": norm, "skip": skip, "steps": steps, **net, "lr": lr}
         for net in nets
         for norm, skip in ARMS
         for lr in (RATES["sgd"][1:2] if size == "quick" else RATES[net["optimizer"]][:count])
@@ -167,7 +172,7 @@ def judge(runs: list[Record]) -> list[Verdict]:
         for arm in ARMS
     }
     total = {arm: sum(share[net][arm] > 0.5 for net in share) for arm in ARMS}
-    limit = max(r["steps"] for r in runs)
+    limit = max(r["steps"] for r in usual)
     said = (
         f"In {limit} steps, most seeds get to {good:.0%} test accuracy up to this depth (ReLU, He, "
         f"SGD): {deepest['none', 'no']} without norm, {deepest['batch', 'no']} with batch norm, "
@@ -215,8 +220,8 @@ def judge(runs: list[Record]) -> list[Verdict]:
             else NOT_SUPPORTED,
             finding=f"Of {len(share)} networks of {DEEP} layers and more, skip connections train "
             f"{total['batch', 'yes']} with batch norm, {total['layer', 'yes']} with layer norm, "
-            f"{total['none', '1/depth']} with a scaled branch; without skip connections batch norm "
-            f"trains {total['batch', 'no']}",
+            f"{total['none', '1/depth']} with a scaled branch; without skip connections, no norm, "
+            f"batch norm and layer norm train {', '.join(str(total[arm]) for arm in plain)}",
             why=f"Networks of {DEEP} layers and more that can be trained, of {len(share)}: "
             + "; ".join(f"{describe(arm)} {n}" for arm, n in total.items())
             + ".",
@@ -288,14 +293,15 @@ EXPERIMENT = Experiment(
     draw=draw,
     keys=("norm", "skip", *USUAL, "depth", "lr"),
     measures={"steps_to_target": ".0f", "test_accuracy": ".1%", "ms_per_step": ".2f"},
-    # Without skip connections no network of 50 layers trained, with any seed; the deepest that did
-    # had 5 layers in the quick size, whose other one has 50, and 20 in the default size. 8 other
-    # seeds of the quick size say the same.
+    # The deepest network without skip connections that trained had 5 layers in the quick size,
+    # whose other one has 50, and 20 in the default size. 8 other seeds of the quick size say the
+    # same. Of 15 cases of 50 layers and more without skip connections, 2 trained: batch norm with
+    # tanh, and no norm with Adam; both come near the end of their steps.
     bands={
         "deepest batch": (5, 30),
         "deepest batch, skip": (DEEP, max(DEPTHS)),
         "deepest none, 1/depth": (DEEP, max(DEPTHS)),
-        "plain that train": (0, 0.1),
+        "plain that train": (0, 0.21),
     },
     seeds={"quick": 2, "default": 3, "full": 5},
 )
