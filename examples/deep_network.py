@@ -185,9 +185,9 @@ def judge(runs: list[Record]) -> list[Verdict]:
         Verdict(
             claim="Very deep networks, of 50 layers and more, train smoothly with batch norm.",
             verdict=smooth,
-            finding=f"ReLU, SGD: without skip connections batch norm gets to {deepest['batch', 'no']} layers; "
-            f"with them to {deepest['batch', 'yes']}, and so do layer norm "
-            f"({deepest['layer', 'yes']}) and no norm at all if the branch is scaled "
+            finding=f"ReLU, SGD: without skip connections batch norm gets to "
+            f"{deepest['batch', 'no']} layers; with them to {deepest['batch', 'yes']}, and so do "
+            f"layer norm ({deepest['layer', 'yes']}) and no norm at all if the branch is scaled "
             f"({deepest['none', '1/depth']})",
             why=f"{said} Of the {len(share)} networks of {DEEP} layers and more, "
             f"batch norm alone trains {total['batch', 'no']}, with skip connections "
