@@ -185,9 +185,9 @@ def judge(runs: list[Record]) -> list[Verdict]:
         Verdict(
             claim="Very deep networks, of 50 layers and more, train smoothly with batch norm.",
             verdict=smooth,
-            finding=f"Without skip connections batch norm gets to {deepest['batch', 'no']} layers; "
-            f"with them to {deepest['batch', 'yes']}, and so do layer norm "
-            f"({deepest['layer', 'yes']}) and no norm at all if the branch is scaled "
+            finding=f"ReLU, SGD: without skip connections batch norm gets to "
+            f"{deepest['batch', 'no']} layers; with them to {deepest['batch', 'yes']}, and so do "
+            f"layer norm ({deepest['layer', 'yes']}) and no norm at all if the branch is scaled "
             f"({deepest['none', '1/depth']})",
             why=f"{said} Of the {len(share)} networks of {DEEP} layers and more, "
             f"batch norm alone trains {total['batch', 'no']}, with skip connections "
@@ -246,9 +246,10 @@ def draw(runs: list[Record]) -> Any:
     for norm, skip in ARMS:
         ax = left if skip == "no" else middle
         arms = [best(where(usual, norm=norm, skip=skip, depth=depth)) for depth in depths]
-        form: Record = {"label": describe((norm, skip)), "mark": True}
+        form: Record = {"label": NAMES[norm], "mark": True}
         if skip == "1/depth":
-            form |= {"color": "#009E73", "marker": "P", "linestyle": ":"}
+            form |= {"color": "#009E73", "marker": "P", "linestyle": ":",
+                     "label": "no norm, branch / depth"}  # fmt: skip
         band(ax, depths, [[r["test_accuracy"] for r in arm] for arm in arms], norm, **form)
         lost = [r for arm in arms for r in arm if r["diverged_at"] is not None]
         ax.plot([r["depth"] for r in lost], [r["test_accuracy"] for r in lost], "x",

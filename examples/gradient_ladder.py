@@ -173,7 +173,9 @@ def judge(runs: list[Record]) -> list[Verdict]:
     stable = max(v.high for v in with_bn) < 1.05
     worst = max(map(abs, gaps([*batch, *layer])))
     deep = where(runs, norm="batch", activation="relu", init="he", depth=batch[0]["depth"])
-    small = group([r for r in deep if r["batch_size"] > 2], ["batch_size"])
+    widest = max(r["width"] for r in deep)
+    deep = [r for r in deep if r["batch_size"] > 2 and r["width"] >= min(widest, 512)]
+    small = group(deep, ["batch_size"])
     by_size = {b: spread(values(rs, "growth")) for (b,), rs in sorted(small.items())}
     falls = all(np.diff([v.median for v in by_size.values()]) < 0)
     off = {b: spread(gaps(rs)).median for (b,), rs in small.items() if b >= 8}
@@ -272,7 +274,7 @@ def draw(runs: list[Record]) -> Any:
     left.legend(frameon=False, fontsize=8)
 
     small = [r for r in where(runs, norm="batch", activation="relu", init="he", depth=depth)
-             if r["batch_size"] > 3]  # fmt: skip
+             if r["batch_size"] > 3 and r["width"] >= min(relu[0]["width"], 512)]  # fmt: skip
     by_size = sorted(group(small, ["batch_size"]).items())
     sizes = [size for (size,), _ in by_size]
     band(middle, sizes, [values(rs, "growth") for _, rs in by_size], "batch", mark=True, lw=0)
