@@ -72,7 +72,8 @@ def run(config: Record) -> Record:
             weights.append(layer.weight)
         elif type(layer) in (tb.nn.ReLU, tb.nn.Tanh, tb.nn.Sigmoid):
             outputs.append(h)
-    found = tb.grad(h, [*outputs, *weights], tb.tensor(upstream, backend=options.backend))
+    with np.errstate(all="ignore"):  # a batch of 2 can take it out of float32's range
+        found = tb.grad(h, [*outputs, *weights], tb.tensor(upstream, backend=options.backend))
     norms = [float(np.linalg.norm(g.numpy().astype(np.float64))) for g in found]
     return {
         "growth": growth(norms[:depth]),
