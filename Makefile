@@ -1,7 +1,7 @@
 # make demo           set up, and train an MLP on real digits with and without batch norm
 # make test           set up, and run the tests
 # make compare        every fused op against its composition, in higher precision, number by number
-# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
+# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside a step by hand in NumPy
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu want a GPU
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
