@@ -1,6 +1,7 @@
 """Every claim of the tutorial, measured: runs all experiments, and writes EXPERIMENTS.md.
 
-About a quarter of an hour on two cores; interrupted, the same command goes on where it stopped. For example
+About a quarter of an hour on two cores; interrupted, the same command goes on where it stopped. For
+example
 
     python examples/experiments.py --quick --check
 
