@@ -223,22 +223,23 @@ def test_bands_are_those_of_the_first_data_set(tmp_path, capsys):
     assert json.loads((tmp_path / "result.json").read_text())["outside"] == []
 
 
-def heed_interrupts():
-    """What a shell starts in the background ignores them, and so would all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def started(command, **options):
+    """A process that heeds interrupts, also where a shell has started the tests in the background:
+    there they are ignored, and what is ignored would be so in the process, too.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "1"]
     command += ["--out", str(tmp_path / "out"), "--seeds", "3"]
     environment = {"PYTHONPATH": str(EXAMPLES), "TOY_SECONDS": "0.5", "PATH": ""}
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=heed_interrupts,
+    process = started(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     runs = tmp_path / "out" / "runs.jsonl"
     deadline = time.monotonic() + 60
