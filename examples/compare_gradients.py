@@ -24,7 +24,7 @@ from figures import panels, save
 from results import dumps, table, write
 from tqdm import tqdm
 
-import tinybn as tb
+from tinybn import backend
 from tinybn.check import EXACT, Row, cases, compare
 from tinybn.fusion import FUSED
 
@@ -40,7 +40,7 @@ MARKS = {  # colour (Okabe & Ito) and marker per method
 
 def measure(ops: Sequence[str], orders: int, differences_up_to: int = 80) -> list[tuple[str, Row]]:
     """The rows of all cases of these ops, each with the label of its case."""
-    backends = ["numpy", *(["cupy"] if _usable("cupy") else [])]
+    backends = [name for name, problem in backend.problems().items() if problem is None]
     chosen = [case for case in cases() if case.op in ops]
     found = []
     for case in tqdm(chosen, desc="compare", unit="case", disable=None, leave=False):
@@ -56,14 +56,6 @@ def measure(ops: Sequence[str], orders: int, differences_up_to: int = 80) -> lis
         )
         found += [(case.label, row) for row in rows]
     return found
-
-
-def _usable(backend: str) -> bool:
-    try:
-        tb.backend.module(backend)
-    except tb.BackendUnavailableError:
-        return False
-    return True
 
 
 def summary(found: Sequence[tuple[str, Row]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,7 +31,7 @@ class Row(NamedTuple):
 
     method: "fused", "composition", "differences" or a rival's name. order: 0 is the output itself.
     input: whose gradient it is. max_rel: as a fraction of the largest element. max_ulp, median_ulp:
-    over the elements, in units of ε times the scale of the result (see `_scales`). limit: the
+    over the elements, in units of ε times the scale of the result (see `_reference`). limit: the
     largest max_ulp that is right. verdict: "ok", what is wrong, or "" of a method that is shown for
     comparison alone.
     """
@@ -94,6 +95,7 @@ def compare(
     exact, scales = _reference(fn, arrays, weights, orders)
     head = [["output"], *[names] * orders]
 
+    @functools.cache
     def run(dtype: np.dtype, backend: str, closed: bool) -> Results:
         cast = [a.astype(dtype) for a in arrays]
         with use_fused(closed):  # order by order: only the last pass runs a closed form
