@@ -157,7 +157,7 @@ def _walk(
     gradient is complete when its turn comes: the clock of tensor.py is the topological order.
     """
     totals: dict[Any, Any] = dict(seeds) if graph else {key: g._data for key, g in seeds.items()}
-    borrowed = set(seeds)  # whose gradient lies, or may lie, in memory that something else uses too
+    borrowed = set(seeds)  # whose gradient is another's, too
     queue: list[Any] = [(-key.time, key) for key in totals if isinstance(key, Node)]
     heapify(queue)
     _, _, anomalies, report = current_mode()
@@ -168,23 +168,33 @@ def _walk(
             sources, arrays, output, op = node.sources, node.arrays, node.output, node.op
             if sources is None or arrays is None:
                 raise _freed(node)
-            inputs, rules, shares = arrays, op.rules, None
-            if isinstance(op, FusedOp):
-                shares = _fused_gradients(op, node, g, between)
-            elif graph:
-                output, inputs = wrap(output, node), node.inputs_as_tensors()
+            needed = [
+                source is not None
+                and (isinstance(source, Node) or source._tracked)
+                and (between is None or source in between)
+                for source in sources
+            ]
+            if not isinstance(op, FusedOp):
+                inputs, rules, static = arrays, op.rules, node.static
+                if graph:
+                    output, inputs = wrap(output, node), node.inputs_as_tensors()
+                shares = [
+                    rules[i](g, output, *inputs, **static) if need else None
+                    for i, need in enumerate(needed)
+                ]
+            elif isinstance(g, Tensor):
+                shares = _recorded_gradients(op, node, g, needed)
+            else:
+                shares = op.gradients(needed, g, output, arrays, node.static)
             for i, source in enumerate(sources):
-                if source is None:
-                    continue
                 leaf = isinstance(source, Tensor)
                 if leaf and source._changed > node.time and arrays[i] is not None:
                     raise _changed(node, i)
-                if (leaf and not source._tracked) or not (between is None or source in between):
+                if not needed[i]:
                     continue
-                share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
+                share, like = shares[i], source._data if leaf else source
                 if anomalies:
-                    anomaly.check_gradient(node.op.name, i, share, g, node.line)
-                like = source._data if leaf else source
+                    anomaly.check_gradient(op.name, i, share, g, node.line)
                 if getattr(share, "shape", None) != like.shape or share.dtype != like.dtype:
                     share = _fit(share, source, node, i)
                 if report:
@@ -196,7 +206,7 @@ def _walk(
                 totals[source] = share
                 if not leaf:
                     heappush(queue, (-source.time, source))
-                if (leaf or wanted) and (share is g or _array(share).base is not None):
+                if share is g:
                     borrowed.add(source)
             if not retain:
                 node.release()
@@ -204,21 +214,8 @@ def _walk(
         return {key: _owned(totals[key], key in borrowed) for key in found}
 
 
-def _fused_gradients(op: FusedOp, node: Node, g: Any, between: set[Any] | None) -> list[Any]:
-    """The gradients of a fused op, all at once; None for inputs that need none.
-
-    Given a Tensor g (under create_graph) they are those of its composition, recorded anew.
-    """
-    assert node.sources is not None
-    assert node.arrays is not None
-    needed = [
-        source is not None
-        and (not isinstance(source, Tensor) or source._tracked)
-        and (between is None or source in between)
-        for source in node.sources
-    ]
-    if not isinstance(g, Tensor):
-        return op.gradients(needed, g, node.output, node.arrays, node.static)
+def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: list[bool]) -> list[Any]:
+    """The gradients of a fused op's composition, recorded anew; None for those not needed."""
     # A Tensor that is given twice is two inputs, with a gradient each.
     inputs = [_same(x) if isinstance(x, Tensor) else x for x in node.inputs_as_tensors()]
     wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
@@ -237,9 +234,10 @@ def _fit(share: Any, source: Node | Tensor, node: Node, i: int) -> Any:
         if share.shape != source.shape:
             share = _unbroadcast(share, source.shape)
         if share.dtype != source.dtype:
-            if source.dtype == node.dtype:
+            if source.dtype == node.dtype and not isinstance(node.op, FusedOp):
                 raise ValueError(f"its dtype is {share.dtype}")
-            share = share.astype(source.dtype)  # the op itself changed the dtype; this leads back
+            # The op itself changed the dtype, or computed in a wider one: this leads back.
+            share = share.astype(source.dtype)
     except (AttributeError, ValueError) as error:
         raise TypeError(
             f"rule {i} of {node.op.name!r} gave no gradient for an input of {source.dtype} "
@@ -281,10 +279,10 @@ def _between(seeds: dict[Any, Any], wanted: list[Any]) -> tuple[set[Any], set[An
 def _owned(total: Any, borrowed: bool) -> Tensor:
     """The finished gradient as a Tensor that shares its memory with nothing."""
     if isinstance(total, Tensor):
-        return total * 1 if borrowed else total
+        return total * 1 if borrowed or total._data.base is not None else total
     if isinstance(total, np.generic):
         return wrap(np.asarray(total))
-    return wrap(total.copy() if borrowed else total)
+    return wrap(total.copy() if borrowed or total.base is not None else total)
 
 
 def _freed(node: Node) -> RuntimeError:
@@ -300,10 +298,6 @@ def _changed(node: Node, i: int) -> RuntimeError:
         "optimizer step, load_state_dict, …), but its backward pass needs the old values: run "
         "backward before the change, or forward again after it"
     )
-
-
-def _array(value: Any) -> Any:
-    return value._data if isinstance(value, Tensor) else value
 
 
 def _key(tensor: Tensor, what: str) -> Node | Tensor:

@@ -83,13 +83,15 @@ class FusedOp(Op):
         return functools.partial(self.backwards.__setitem__, backend)
 
     def __call__(self, *args: Any, **static: Any) -> Any:
-        return self.with_saved(*args, **static)[0]
+        return self._run(*self.bind(*args, **static))[0]
 
     def with_saved(self, *args: Any, **static: Any) -> tuple[Any, Any]:
         """The output, and what the closed form saved for its backward (None of a composition)."""
+        return self._run(*self.bind(*args, **static))
+
+    def _run(self, inputs: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         if not current_mode().fused:
-            return self.composition(*args, **static), None
-        inputs, static = self.bind(*args, **static)
+            return self.compose(inputs, static), None
         arrays, sources, xp, state = unpack(self, inputs)
         forward = self.forwards.get(xp.__name__, self.forward)
         y, saved = forward(xp, *arrays, **static)
@@ -104,15 +106,11 @@ class FusedOp(Op):
 
     def gradients(
         self, needed: list[bool], g: Array, saved: Any, inputs: list[Any], static: dict[str, Any]
-    ) -> list[Array | None]:
-        """Of the inputs that are needed, by the closed form; None in the place of the others."""
+    ) -> Any:
+        """Of the inputs that are needed, by the closed form; anything in the place of the others."""
         xp = module_of(g)
         backward = self.backwards.get(xp.__name__, self.closed_form)
-        found = backward(xp, needed, g, saved, *inputs, **static)
-        return [
-            None if not need else share if share.dtype is x.dtype else share.astype(x.dtype)
-            for share, x, need in zip(found, inputs, needed, strict=True)
-        ]
+        return backward(xp, needed, g, saved, *inputs, **static)
 
 
 def _binder(composition: Callable[..., Any], inputs: list[str]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ import dis
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias
@@ -51,14 +51,20 @@ _mode: ContextVar[Mode] = ContextVar("tinybn_mode", default=Mode())  # noqa: B03
 current_mode = _mode.get
 
 
-@contextlib.contextmanager
-def in_mode(**changes: Any) -> Iterator[None]:
-    """This block, in this thread, in another `Mode`."""
-    token = _mode.set(_mode.get()._replace(**changes))
-    try:
-        yield
-    finally:
-        _mode.reset(token)
+class in_mode(contextlib.ContextDecorator):  # noqa: N801, it is used like a function
+    """This block (or a function that it decorates), in this thread, in another `Mode`."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+
+    def _recreate_cm(self) -> in_mode:
+        return in_mode(**self.changes)  # a decorated function may call itself
+
+    def __enter__(self) -> None:
+        self.token = _mode.set(_mode.get()._replace(**self.changes))
+
+    def __exit__(self, *_: object) -> None:
+        _mode.reset(self.token)
 
 
 class Op:
