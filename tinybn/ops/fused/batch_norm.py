@@ -42,30 +42,32 @@ def batch_norm(
     norm.check_batch_norm(x, gamma, beta, mean, var, eps)
     output, dtype = dtypes(x, gamma, beta)
     x, gamma, beta = cast(dtype, x, gamma, beta)
-    y = xp.empty(x.shape, dtype=dtype)
+    y = xp.empty(x.shape, dtype)
     slices = parts(x)
     with long_rows(x.shape[-1]):
         if mean is None:
             n = x.size // x.shape[1]
             mean = channel_sums(xp, x) / n
+            across = per_channel(mean, x)
             rests, squares = [], []
             for s in slices:
-                d = xp.subtract(x[s], per_channel(mean, x), out=y[s])
+                d = xp.subtract(x[s], across, y[s])
                 rests.append(channel_sums(xp, d))
                 squares.append(channel_sums(xp, d * d))
             rest = total(rests) / n
             var = total(squares) / n - rest * rest
         else:
             mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
-            xp.subtract(x, per_channel(mean, x), out=y)
+            xp.subtract(x, per_channel(mean, x), y)
             rest = 0.0
-        r = 1 / xp.sqrt(var + eps)
+        r = xp.reciprocal(xp.sqrt(var + eps))
         scale = r if gamma is None else gamma * r
         shift = -rest * scale if beta is None else beta - rest * scale
+        across = per_channel(scale, x), per_channel(shift, x)
         for s in slices:
             d = y[s]
-            d *= per_channel(scale, x)
-            d += per_channel(shift, x)
+            d *= across[0]
+            d += across[1]
     return y.astype(output, copy=False), Moments(mean, rest, var, r)
 
 
@@ -81,14 +83,15 @@ def _(
     if not (needed[1] or training):
         dbeta = channel_sums(xp, dy) if needed[2] else None
         return needed[0] and dy * per_channel(scale, x), None, dbeta
+    dx = xp.empty(x.shape, r.dtype)
     slices = parts(x)
     with long_rows(x.shape[-1]):
-        d = xp.empty(x[slices[0]].shape, dtype=r.dtype)
+        across = per_channel(mean, x)
         products, sums = [], []
         for s in slices:
-            d = xp.subtract(x[s], per_channel(mean, x), out=d[: s.stop - s.start])
-            products.append(channel_sums(xp, d * dy[s]))
-            sums.append(channel_sums(xp, dy[s]))
+            d, g = xp.subtract(x[s], across, dx[s]), dy[s]
+            products.append(channel_sums(xp, d * g))
+            sums.append(channel_sums(xp, g))
         dbeta = total(sums)
         dgamma = (total(products) - rest * dbeta) * r
         if not needed[0]:
@@ -97,14 +100,12 @@ def _(
             return dy * per_channel(scale, x), dgamma, dbeta
         n = x.size // x.shape[1]
         slope = dgamma * r / -n
-        shift = dbeta / n + slope * rest
-        dx = d if len(slices) == 1 else xp.empty(x.shape, dtype=r.dtype)
+        shift = per_channel(dbeta / n + slope * rest, x)
+        slope, scale = per_channel(slope, x), per_channel(scale, x)
         for s in slices:
             d = dx[s]
-            if len(slices) > 1:
-                xp.subtract(x[s], per_channel(mean, x), out=d)
-            d *= per_channel(slope, x)
+            d *= slope
             d += dy[s]
-            d -= per_channel(shift, x)
-            d *= per_channel(scale, x)
+            d -= shift
+            d *= scale
     return dx, dgamma, dbeta

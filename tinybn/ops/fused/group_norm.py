@@ -47,7 +47,7 @@ def _normalize(
     d = a - mean
     rest = row_sums(xp, d)[:, None] / n
     d -= rest
-    r = 1 / xp.sqrt(_dots(xp, d, d) / n + eps)
+    r = xp.reciprocal(xp.sqrt(_dots(xp, d, d) / n + eps))
     d *= r
     y = d.reshape(wide)
     if gamma is not None:

@@ -53,7 +53,7 @@ def _normalize(
                 d = xp.subtract(d, mean[s, None], out=y[s])
                 rest[s] = row_sums(xp, d) / n
                 d -= rest[s, None]
-            r[s] = 1 / xp.sqrt(row_sums(xp, d * d) / n + eps)
+            r[s] = xp.reciprocal(xp.sqrt(row_sums(xp, d * d) / n + eps))
             d = xp.multiply(d, r[s, None], out=y[s])
             if gamma is not None:
                 d *= gamma.reshape(-1)
