@@ -75,9 +75,8 @@ class BatchNorm(Module):
             (self.running_mean, moments.mean + moments.rest, weight),
             (self.running_var, moments.var, weight * n / (n - 1)),
         ):
-            running.data = (running.data * (1 - weight) + new * scale).astype(
-                running.dtype, copy=False
-            )
+            old = running.data
+            running.data = (old * (1 - weight) + new * scale).astype(old.dtype, copy=False)
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.num_features})"
@@ -188,9 +187,10 @@ def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_channels(layer: Module, x: Any, channels: int) -> None:
-    if x.ndim < 2 or x.shape[1] != channels:
+    shape = x.shape
+    if len(shape) < 2 or shape[1] != channels:
         raise ValueError(
-            f"{layer}: expected x of shape (N, {channels}) or (N, {channels}, …), got {x.shape}"
+            f"{layer}: expected x of shape (N, {channels}) or (N, {channels}, …), got {shape}"
         )
 
 
