@@ -119,7 +119,7 @@ class Bench:
             with self.workers(limits.RIVALS, threads) as workers:
                 for name, (sizes, batch) in mlp.NETS.items():
                     spec = {"sizes": sizes, "batch": batch, "optimizer": "sgd"}
-                    row = self.race(workers, "limits", spec, turn=1 / 3)
+                    row = self.race(workers, "limits", spec, turn=1 / 4)
                     rows.append({"net": name, "threads": threads, **row, **limits.explain(row)})
                     progress(f"limits: {name}, threads: {threads}")
         return rows
