@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import memory, mlp, norm, overhead, report
+from benchmarks import limits, memory, mlp, norm, overhead, report
 from benchmarks.worker import Worker
 
 PACKAGES = ("torch", "jax", "autograd", "mygrad")
-PARTS = ("mlp", "norm", "overhead", "chain", "memory")
+PARTS = ("mlp", "limits", "norm", "overhead", "chain", "memory")
 PATIENCE = 10
 """How often a turn is taken that other processes disturb."""
 DISTURBED = 0.02
 """Which part of a turn may be spent waiting for a core."""
-OURS = ("tinybn", "floor", "products", "bare", "fused", "composed")
+OURS = ("tinybn", "floor", "products", "bare", "fused", "composed", *limits.GAUGES)
 """Contestants that need NumPy alone."""
 
 
@@ -63,33 +63,39 @@ class Bench:
                 if rival in self.rivals
             }
 
-    def race(self, workers: dict[str, Worker], part: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """What each says of its work, its median time, the first's ratio to it, and busy cores."""
+    def race(
+        self, workers: dict[str, Worker], part: str, spec: dict[str, Any], turn: float = 1
+    ) -> dict[str, Any]:
+        """What each says of its work, its median and best time, the first's ratio, and busy cores.
+
+        turn: how long one is, as a part of the usual.
+        """
         module = f"benchmarks.{part}"
         facts = {rival: worker.ask(module=module, spec=spec) for rival, worker in workers.items()}
         racing = [rival for rival, fact in facts.items() if not fact.get("missing")]
         turns: dict[str, list[dict[str, float]]] = {rival: [] for rival in racing}
         for _ in range(self.rounds):
             for rival in racing:
-                turns[rival].append(self.turn(workers[rival]))
+                turns[rival].append(self.turn(workers[rival], turn * self.seconds))
         times = {rival: np.array([t["seconds"] for t in turns[rival]]) for rival in racing}
         first = times[racing[0]]
         return {
             **spec,
             "facts": facts,
             "seconds": {rival: float(np.median(t)) for rival, t in times.items()},
+            "best": {rival: float(t.min()) for rival, t in times.items()},
             "ratios": {rival: float(np.median(first / t)) for rival, t in times.items()},
             "cores": {r: statistics.median(t["cores"] for t in turns[r]) for r in racing},
         }
 
-    def turn(self, worker: Worker) -> dict[str, float]:
+    def turn(self, worker: Worker, seconds: float) -> dict[str, float]:
         """One turn; again, after a pause, if another process took a core away meanwhile."""
         for _ in range(PATIENCE):
-            turn = worker.ask(seconds=self.seconds)
+            turn = worker.ask(seconds=seconds)
             if turn["waited"] < DISTURBED:
                 break
             self.disturbed += 1
-            time.sleep(self.seconds)
+            time.sleep(seconds)
         return turn
 
     def mlp(self) -> list[dict[str, Any]]:
@@ -104,6 +110,18 @@ class Bench:
                         mlp.check_losses({r: f["losses"] for r, f in row["facts"].items()})
                         rows.append({"net": name, "threads": threads, **row})
                         progress(f"mlp: {optimizer}, {name}, threads: {threads}")
+        return rows
+
+    def limits(self) -> list[dict[str, Any]]:
+        """Every net and thread count."""
+        rows = []
+        for threads in self.threads:
+            with self.workers(limits.RIVALS, threads) as workers:
+                for name, (sizes, batch) in mlp.NETS.items():
+                    spec = {"sizes": sizes, "batch": batch, "optimizer": "sgd"}
+                    row = self.race(workers, "limits", spec, turn=1 / 4)
+                    rows.append({"net": name, "threads": threads, **row, **limits.explain(row)})
+                    progress(f"limits: {name}, threads: {threads}")
         return rows
 
     def norm(self) -> list[dict[str, Any]]:

@@ -50,6 +50,50 @@ def mlp_tables(rows: Rows) -> str:
     return "\n\n".join(texts) + "\n\nproducts: the matrix products of the step alone, in NumPy"
 
 
+LIMITS = """\
+A column with + adds to what is left of it. Times are the best of the rounds, in µs.
+  products  the step's matrix products alone; of best: their rate beside that of a square product
+  + calls   all other NumPy calls, times what one costs on next to no data (the time of the same
+            step with layers of one unit, over its calls): Python and NumPy's dispatch
+  + bytes   what those calls read and write, at the bandwidth of a += b on arrays that fill as much
+            memory as the step
+  of floor  the sum, as a part of the floor's time. What it lacks: calls that broadcast, compare or
+            take a number reach half of that bandwidth or less, and products alone find more of
+            what they read in the cache than those in a step
+  an op     (tinybn - floor) / the ops that tinybn records; no data: the same with layers of one
+            unit, which is Python, checks and more calls. The rest is more work on the data"""
+
+
+def limits_tables(rows: Rows) -> str:
+    """What the floor's step is made of, and what tinybn's costs above it, by thread count."""
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("training step", lambda row: row["net"]),
+        ("MFLOP", lambda row: number(row["facts"]["floor"]["flops"], 1e-6)),
+        ("GFLOP/s", lambda row: number(row["rate"], 1e-9)),
+        ("of best", lambda row: f"{row['rate'] / row['peak']:.0%}"),
+        ("products", lambda row: number(row["products"], 1e6)),
+        ("calls", lambda row: str(row["other_calls"])),
+        ("each", lambda row: number(row["call"], 1e6)),
+        ("+ calls", lambda row: number(row["dispatch"], 1e6)),
+        ("MB", lambda row: number(row["facts"]["floor"]["bytes"], 1e-6)),
+        ("GB/s", lambda row: number(row["bandwidth"], 1e-9)),
+        ("+ bytes", lambda row: number(row["memory"], 1e6)),
+        ("= sum", lambda row: number(row["explained"], 1e6)),
+        ("floor", lambda row: number(row["best"]["floor"], 1e6)),
+        ("of floor", lambda row: f"{row['explained'] / row['best']['floor']:.0%}"),
+        ("tinybn", lambda row: number(row["best"]["tinybn"], 1e6)),
+        ("ops", lambda row: str(row["facts"]["tinybn"]["ops"])),
+        ("an op", lambda row: number(row["op"], 1e6)),
+        ("no data", lambda row: number(row["op_no_data"], 1e6)),
+    ]
+    texts = []
+    for (threads,), group in _grouped(rows, "threads"):
+        cells = [[head for head, _ in columns]]
+        cells += [[cell(row) for _, cell in columns] for row in group]
+        texts.append(f"Where a step's time goes, sgd, threads: {threads}\n\n{table(cells)}")
+    return "\n\n".join([*texts, LIMITS])
+
+
 def norm_tables(rows: Rows) -> str:
     """Time of forward and backward, and the fused op's ratios, by thread count."""
     texts = []
@@ -119,6 +163,7 @@ def _memory_ratio(row: dict[str, Any]) -> float | None:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "mlp": mlp_tables,
+    "limits": limits_tables,
     "norm": norm_tables,
     "overhead": overhead_table,
     "chain": chain_table,

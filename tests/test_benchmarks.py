@@ -9,7 +9,7 @@ import pytest
 
 import tinybn as tb
 from benchmarks import __main__ as command
-from benchmarks import memory, mlp, norm, overhead, report
+from benchmarks import limits, memory, mlp, norm, overhead, report
 from benchmarks.floor import Floor
 from benchmarks.worker import timed
 
@@ -66,6 +66,43 @@ def test_the_bare_chain_has_the_gradient_of_the_recorded_one(op):
     np.testing.assert_allclose(bare(), recorded(), rtol=1e-5, atol=1e-30)
 
 
+def test_the_work_of_a_step_is_counted_as_by_hand():
+    n, k, m, c = 16, 3, 8, 4
+    found = limits.count([k, m, c], n, "sgd")
+    assert found["products"] == 5
+    assert found["flops"] == 2 * n * (2 * k * m + 3 * m * c)  # no gradient of the data
+    layer, unit, row, out = 4 * n * m, 4 * m, 4 * n, 4 * n * c
+    # A batch norm and its ReLU, with the running statistics; and back again,
+    # where `dy *= y > 0` writes and reads bools.
+    there = 21, 15 * layer + 35 * unit + 2 * row
+    back = 12, 17 * layer + 2 * (layer // 4) + 12 * unit + 2 * row
+    # Bias, max, its row subtracted, the chosen (rows and labels are int64), exp, total, log, minus,
+    # mean; n · total, divided, 1/n taken away from the chosen, dbias. Two views are calls, too.
+    chosen = 2 * 8 * n + 2 * row
+    loss = 17, (
+        (2 * out + 4 * c) + (out + row) + (2 * out + row) + chosen + 2 * out + (out + row)
+        + 2 * row + 3 * row + row + 2 * row + (2 * out + row) + (chosen + 2 * row + chosen)
+        + (row + out + 4 * c)
+    )  # fmt: skip
+    sgd = 4, (2 + 3 + 2 + 3) * 4 * (k * m + m * c + c + 2 * m)
+    calls, nbytes = (sum(parts) for parts in zip(there, back, loss, sgd, strict=True))
+    assert found["calls"] == calls + found["products"]
+    assert found["bytes"] == nbytes
+
+
+def test_a_step_is_explained_by_its_products_its_calls_and_its_bytes():
+    floor = {"calls": 30, "products": 10, "flops": 4e9, "bytes": 6e9}
+    square, add, ops = {"flops": 8e9}, {"bytes": 3e9}, {"ops": 5}
+    best = {"floor": 10.0, "tinybn": 20.0, "products": 2.0, "square": 1.0, "add": 1.5}
+    best |= {"floor, no data": 3.0, "tinybn, no data": 5.5}
+    found = limits.explain(
+        {"facts": {"floor": floor, "square": square, "add": add, "tinybn": ops}, "best": best}
+    )
+    assert (found["rate"], found["peak"], found["bandwidth"]) == (2e9, 8e9, 2e9)
+    assert found["explained"] == pytest.approx(2 + 20 * 0.1 + 3)
+    assert (found["op"], found["op_no_data"]) == (2, 0.5)
+
+
 def test_memory_counts_an_array():
     nbytes = 64 * 2**20
     for instrument in (memory.traced, memory.resident):
@@ -112,10 +149,19 @@ def test_the_command_measures_prints_and_draws_without_rivals(tmp_path, monkeypa
     options = ["--quick", "--rounds", "1", "--threads", "1", "--rivals", "--out", str(tmp_path)]
     assert command.main(options) == 0
     out = capsys.readouterr().out
-    for word in ("tinybn/floor", "fused/composed", "overhead", "bytes traced", "MiB", "holds"):
+    for word in (
+        "tinybn/floor",
+        "= sum",
+        "fused/composed",
+        "overhead",
+        "bytes traced",
+        "MiB",
+        "holds",
+    ):
         assert word in out
     results = json.loads((tmp_path / "result.json").read_text())
     assert results["mlp"][0]["seconds"].keys() == {"tinybn", "floor", "products"}
+    assert results["limits"][0]["facts"]["tinybn"]["ops"] == 8  # of three layers and the loss
     assert (tmp_path / "bench.png").stat().st_size > 10_000
 
 
