@@ -205,7 +205,7 @@ def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]
     """
     xp = kind = None
     state = 0
-    constants = False
+    scalars = False
     arrays: list[Any] = []
     sources: list[Any] = []
     for a in args:
@@ -217,7 +217,7 @@ def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]
             sources.append(a._node or a)
             a = a._data
         else:
-            constants = True
+            scalars = scalars or isinstance(a, np.generic)
             sources.append(None)
         arrays.append(a)
         if type(a) is not kind:
@@ -229,7 +229,7 @@ def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]
                 xp = owner
             elif owner is not None and owner is not xp:
                 raise _mismatch(op, args)
-    if state and constants:  # NumPy's scalars count as Python's: they promote no dtype
+    if state and scalars:  # NumPy's scalars count as Python's: they promote no dtype
         arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
     return arrays, sources, xp or np, state
 
