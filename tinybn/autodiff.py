@@ -168,31 +168,25 @@ def _walk(
             sources, arrays, output, op = node.sources, node.arrays, node.output, node.op
             if sources is None or arrays is None:
                 raise _freed(node)
-            needed = [
-                source is not None
-                and (isinstance(source, Node) or source._tracked)
-                and (between is None or source in between)
-                for source in sources
-            ]
-            if not isinstance(op, FusedOp):
-                inputs, rules, static = arrays, op.rules, node.static
+            inputs, rules, shares = arrays, op.rules, None
+            if isinstance(op, FusedOp):
+                needed = _needed(sources, between)
                 if graph:
-                    output, inputs = wrap(output, node), node.inputs_as_tensors()
-                shares = [
-                    rules[i](g, output, *inputs, **static) if need else None
-                    for i, need in enumerate(needed)
-                ]
-            elif isinstance(g, Tensor):
-                shares = _recorded_gradients(op, node, g, needed)
-            else:
-                shares = op.gradients(needed, g, output, arrays, node.static)
+                    shares = _recorded_gradients(op, node, g, needed)
+                else:
+                    shares = op.gradients(needed, g, output, arrays, node.static)
+            elif graph:
+                output, inputs = wrap(output, node), node.inputs_as_tensors()
             for i, source in enumerate(sources):
+                if source is None:
+                    continue
                 leaf = isinstance(source, Tensor)
                 if leaf and source._changed > node.time and arrays[i] is not None:
                     raise _changed(node, i)
-                if not needed[i]:
+                if (leaf and not source._tracked) or not (between is None or source in between):
                     continue
-                share, like = shares[i], source._data if leaf else source
+                share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
+                like = source._data if leaf else source
                 if anomalies:
                     anomaly.check_gradient(op.name, i, share, g, node.line)
                 if getattr(share, "shape", None) != like.shape or share.dtype != like.dtype:
@@ -212,6 +206,16 @@ def _walk(
                 node.release()
         found = totals.keys() if wanted is None else wanted & totals.keys()
         return {key: _owned(totals[key], key in borrowed) for key in found}
+
+
+def _needed(sources: Sequence[Any], between: set[Any] | None) -> list[bool]:
+    """Which inputs need a gradient, by their sources."""
+    return [
+        source is not None
+        and (isinstance(source, Node) or source._tracked)
+        and (between is None or source in between)
+        for source in sources
+    ]
 
 
 def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: list[bool]) -> list[Any]:
