@@ -6,14 +6,15 @@ A step changes the parameters' arrays in place and never a gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tinybn import backend as backends
-from tinybn import optim_on_cupy
 from tinybn.backend import Array
+from tinybn.optim_on_cupy import adam_step, on_cupy, sgd_step
+from tinybn.packing import Packing, elementwise
 from tinybn.recording import module_of
 from tinybn.tensor import Tensor, wrap
 
@@ -42,14 +43,24 @@ class Optimizer:
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
+        self._packing = Packing()
 
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        """Change the array p in place, given its gradient g, in its step 1, 2, …"""
+        """Change the array p in place, given its gradient g, in its step 1, 2, …
+
+        With `@elementwise` above it, small parameters may come together, as one flat array.
+        """
         raise NotImplementedError
 
     def step(self) -> None:
         """One step for every parameter that has a gradient."""
-        for p, state in zip(self.params, self.state, strict=True):
+        update = self.update
+        together = getattr(update, "elementwise", False)
+        alone: Sequence[int] = range(len(self.params))
+        if together:
+            alone = self._packing.step(self.params, self.state, update)
+        for i in alone:
+            p, state = self.params[i], self.state[i]
             if p.grad is None:
                 continue
             data = p.data
@@ -57,8 +68,14 @@ class Optimizer:
                 state["step"] = 0
                 state.update({name: module_of(p).zeros_like(data) for name in self.memory})
             state["step"] += 1
-            self.update(data, p.grad.data, state["step"], *(state[name] for name in self.memory))
+            update(data, p.grad.data, state["step"], *(state[name] for name in self.memory))
             p.data = data  # says that it has changed
+        if together and alone:
+            self._packing.form(self.params, self.state, self.memory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, whose arrays are others than those that are packed."""
+        return {**vars(self), "_packing": Packing()}
 
     def zero_grad(self) -> None:
         """Forget the gradients: each `.grad` becomes None."""
@@ -142,9 +159,9 @@ class SGD(Optimizer):
         self.nesterov = nesterov
         self.memory = ("velocity",) if momentum else ()  # type: ignore[misc]
 
+    @elementwise
+    @on_cupy(sgd_step)
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        if type(p) is not np.ndarray:
-            return optim_on_cupy.sgd_step(self, p, g, *memory)
         if self.weight_decay:
             g = g + self.weight_decay * p
         if memory:
@@ -153,7 +170,6 @@ class SGD(Optimizer):
             v += g
             g = g + self.momentum * v if self.nesterov else v
         p -= self.lr * g
-        return None
 
 
 class Adam(Optimizer):
@@ -181,12 +197,12 @@ class Adam(Optimizer):
         self.betas = betas
         self.eps = eps
 
+    @elementwise
+    @on_cupy(adam_step, decoupled=False)
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        if type(p) is not np.ndarray:
-            return optim_on_cupy.adam_step(self, False, p, g, step, *memory)
         if self.weight_decay:
             g = g + self.weight_decay * p
-        return self._adapt(p, g, step, *memory)
+        self._adapt(p, g, step, *memory)
 
     def _adapt(self, p: Array, g: Array, step: int, m: Array, v: Array) -> None:
         beta1, beta2 = self.betas
@@ -195,7 +211,7 @@ class Adam(Optimizer):
         v *= beta2
         v += (1 - beta2) * (g * g)
         correction = math.sqrt(1 - beta2**step)  # √v̂ + ε = (√v + ε correction) / correction
-        scale = v**0.5
+        scale = np.sqrt(v)
         scale += self.eps * correction
         p -= (self.lr * correction / (1 - beta1**step)) * m / scale
 
@@ -216,11 +232,11 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
+    @elementwise
+    @on_cupy(adam_step, decoupled=True)
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        if type(p) is not np.ndarray:
-            return optim_on_cupy.adam_step(self, True, p, g, step, *memory)
         p *= 1 - self.lr * self.weight_decay
-        return self._adapt(p, g, step, *memory)
+        self._adapt(p, g, step, *memory)
 
 
 class Schedule:
