@@ -107,7 +107,7 @@ class FusedOp(Op):
     def gradients(
         self, needed: list[bool], g: Array, saved: Any, inputs: list[Any], static: dict[str, Any]
     ) -> Any:
-        """Of the inputs that are needed, by the closed form; anything in the place of the others."""
+        """By the closed form; anything may stand in the place of those that are not needed."""
         xp = module_of(g)
         backward = self.backwards.get(xp.__name__, self.closed_form)
         return backward(xp, needed, g, saved, *inputs, **static)

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinybn import backend as backends
-from tinybn import optim_on_cupy
 from tinybn.backend import Array
+from tinybn.optim_on_cupy import adam_step, on_cupy, sgd_step
+from tinybn.packing import Pack, elementwise, packs
 from tinybn.recording import module_of
 from tinybn.tensor import Tensor, wrap
 
@@ -42,23 +43,42 @@ class Optimizer:
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
+        self._packs: list[Pack] = []
 
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        """Change the array p in place, given its gradient g, in its step 1, 2, …"""
+        """Change the array p in place, given its gradient g, in its step 1, 2, …
+
+        With `@elementwise` above it, small parameters may come together, as one flat array.
+        """
         raise NotImplementedError
 
     def step(self) -> None:
         """One step for every parameter that has a gradient."""
-        for p, state in zip(self.params, self.state, strict=True):
-            if p.grad is None:
+        update, params, states = self.update, self.params, self.state
+        together = getattr(update, "elementwise", False)
+        if not (together and all(pack.gather(params, states) for pack in self._packs)):
+            self._packs = []
+        for pack in self._packs:
+            pack.update(params, states, update)
+        done = {i for pack in self._packs for i in pack.members}
+        alone = []
+        for i, (p, state) in enumerate(zip(params, states, strict=True)):
+            if i in done or p.grad is None:
                 continue
             data = p.data
             if not state:
                 state["step"] = 0
                 state.update({name: module_of(p).zeros_like(data) for name in self.memory})
             state["step"] += 1
-            self.update(data, p.grad.data, state["step"], *(state[name] for name in self.memory))
+            update(data, p.grad.data, state["step"], *(state[name] for name in self.memory))
             p.data = data  # says that it has changed
+            alone.append(i)
+        if together and alone:
+            self._packs += packs(alone, params, states, self.memory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, whose arrays are others than those that are packed."""
+        return {**vars(self), "_packs": []}
 
     def zero_grad(self) -> None:
         """Forget the gradients: each `.grad` becomes None."""
@@ -142,9 +162,9 @@ class SGD(Optimizer):
         self.nesterov = nesterov
         self.memory = ("velocity",) if momentum else ()  # type: ignore[misc]
 
+    @elementwise
+    @on_cupy(sgd_step)
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        if type(p) is not np.ndarray:
-            return optim_on_cupy.sgd_step(self, p, g, *memory)
         if self.weight_decay:
             g = g + self.weight_decay * p
         if memory:
@@ -153,7 +173,6 @@ class SGD(Optimizer):
             v += g
             g = g + self.momentum * v if self.nesterov else v
         p -= self.lr * g
-        return None
 
 
 class Adam(Optimizer):
@@ -181,12 +200,12 @@ class Adam(Optimizer):
         self.betas = betas
         self.eps = eps
 
+    @elementwise
+    @on_cupy(adam_step, decoupled=False)
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        if type(p) is not np.ndarray:
-            return optim_on_cupy.adam_step(self, False, p, g, step, *memory)
         if self.weight_decay:
             g = g + self.weight_decay * p
-        return self._adapt(p, g, step, *memory)
+        self._adapt(p, g, step, *memory)
 
     def _adapt(self, p: Array, g: Array, step: int, m: Array, v: Array) -> None:
         beta1, beta2 = self.betas
@@ -195,7 +214,7 @@ class Adam(Optimizer):
         v *= beta2
         v += (1 - beta2) * (g * g)
         correction = math.sqrt(1 - beta2**step)  # √v̂ + ε = (√v + ε correction) / correction
-        scale = v**0.5
+        scale = np.sqrt(v)
         scale += self.eps * correction
         p -= (self.lr * correction / (1 - beta1**step)) * m / scale
 
@@ -216,11 +235,11 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
+    @elementwise
+    @on_cupy(adam_step, decoupled=True)
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        if type(p) is not np.ndarray:
-            return optim_on_cupy.adam_step(self, True, p, g, step, *memory)
         p *= 1 - self.lr * self.weight_decay
-        return self._adapt(p, g, step, *memory)
+        self._adapt(p, g, step, *memory)
 
 
 class Schedule:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from tinybn.backend import Array
 from tinybn.kernels import kernel
@@ -62,7 +66,25 @@ def adam(xp: Any) -> Any:
     )
 
 
-def sgd_step(optimizer: Any, p: Array, g: Array, *velocity: Array) -> None:
+def on_cupy(
+    update_there: Callable[..., None], **static: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare what an optimizer's `update` does with the arrays of CuPy (a decorator)."""
+
+    def decorate(update: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(update)
+        def choose(optimizer: Any, p: Array, *rest: Any) -> None:
+            if type(p) is np.ndarray:
+                update(optimizer, p, *rest)
+            else:
+                update_there(optimizer, p, *rest, **static)
+
+        return choose
+
+    return decorate
+
+
+def sgd_step(optimizer: Any, p: Array, g: Array, step: int, *velocity: Array) -> None:
     """SGD.update."""
     numbers = [optimizer.lr, optimizer.weight_decay]
     if velocity:
@@ -72,7 +94,7 @@ def sgd_step(optimizer: Any, p: Array, g: Array, *velocity: Array) -> None:
         sgd(module_of(p))(g, *numbers, p)
 
 
-def adam_step(optimizer: Any, decoupled: bool, p: Array, g: Array, step: int, *mv: Array) -> None:
+def adam_step(optimizer: Any, p: Array, g: Array, step: int, *mv: Array, decoupled: bool) -> None:
     """Adam.update, or AdamW.update (decoupled)."""
     lr, decay, (beta1, beta2) = optimizer.lr, optimizer.weight_decay, optimizer.betas
     numbers = [
