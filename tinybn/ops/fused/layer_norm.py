@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, parts, row_sums
+from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, parts, row_dots, row_sums
 
 
 class Rows(NamedTuple):
@@ -53,7 +53,7 @@ def _normalize(
                 d = xp.subtract(d, mean[s, None], out=y[s])
                 rest[s] = row_sums(xp, d) / n
                 d -= rest[s, None]
-            r[s] = xp.reciprocal(xp.sqrt(row_sums(xp, d * d) / n + eps))
+            r[s] = xp.reciprocal(xp.sqrt(row_dots(xp, d, d) / n + eps))
             d = xp.multiply(d, r[s, None], out=y[s])
             if gamma is not None:
                 d *= gamma.reshape(-1)
@@ -97,9 +97,9 @@ def _gradients(
             d = xp.multiply(d, slope[:, None], out=dx[s])
             if rest is not None:
                 d -= (r_s * mean_g + slope * rest[s])[:, None]
-            g = xp.multiply(g, gamma, out=products)
-            g *= r_s[:, None]
-            d += g
+            scale = xp.multiply(r_s[:, None], gamma, out=products)
+            scale *= g
+            d += scale
     return (
         dx.reshape(x.shape) if needed[0] else None,
         dgamma if needed[1] else None,
