@@ -176,6 +176,17 @@ def test_sums_over_many_rows_are_exact_to_a_few_ulp():
             assert np.abs(found.numpy().astype(np.float64) - e.numpy()).max() <= 4 * ulp
 
 
+@pytest.mark.parametrize("n", [4096, 32 * sums.BLOCK, 32 * sums.BLOCK + 1, 2**18])
+def test_sums_over_long_rows_are_exact_to_a_few_ulp(n):
+    x = draw((2, 1, n)).astype(np.float32)
+    exact = (x - x.mean(2, np.float64, keepdims=True)) / np.sqrt(
+        x.var(2, np.float64, keepdims=True) + 1e-5
+    )
+    for y in (ops.group_norm(here(x), 1), ops.layer_norm(here(x))):
+        error = np.abs(host(y) - exact).max()
+        assert error <= 2 * np.finfo(np.float32).eps * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("mean", [0, 1e2, 1e4, 1e6])
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
 @pytest.mark.parametrize("op", [ops.batch_norm, ops.layer_norm])
