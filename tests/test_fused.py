@@ -104,6 +104,18 @@ def test_a_fused_op_is_one_node_and_keeps_little_more_than_its_input(name, stati
         assert all(np.size(a) <= max(rows, shapes[0][1]) for a in node.output if a is not None)
 
 
+@pytest.mark.host("CuPy's kernels are other functions")
+@every_call
+def test_the_gradient_of_a_norms_input_is_no_view_which_a_leaf_would_have_to_copy(
+    name, static, shapes
+):
+    node = call(name, [tb.tensor(x, requires_grad=True) for x in draw_inputs(shapes)], static)._node
+    needed = [a is not None for a in node.arrays]
+    g = np.ones(node.shape)
+    dx, *_ = FUSED[name].gradients(needed, g, node.output, node.arrays, node.static)
+    assert dx.base is None or name == "linear"
+
+
 @every_call
 def test_gradients_that_nobody_needs_are_not_computed_nor_missed(name, static, shapes, monkeypatch):
     inputs = draw_inputs(shapes)

@@ -63,7 +63,8 @@ def _gradients(
         dbeta = channel_sums(xp, dy)
     if not (needed[0] or needed[1]):
         return None, None, dbeta
-    x_hat = x.reshape(rows) - saved.mean
+    dx = xp.empty(x.shape, dtype=saved.r.dtype)
+    x_hat = xp.subtract(x.reshape(rows), saved.mean, out=dx.reshape(rows))
     x_hat -= saved.rest
     x_hat *= saved.r
     if needed[1]:
@@ -75,7 +76,7 @@ def _gradients(
     x_hat += g
     x_hat -= row_sums(xp, g)[:, None] / n
     x_hat *= saved.r
-    return x_hat.reshape(x.shape), dgamma, dbeta
+    return dx, dgamma, dbeta
 
 
 @fused(composition=norm.group_norm)

@@ -65,13 +65,16 @@ def _normalize(
 def _gradients(
     xp: Any, needed: Any, dy: Array, rows: Rows, x: Array, gamma: Any, shape: tuple[int, int]
 ) -> tuple[Any, Any, Any]:
-    """dx, dγ and dβ, the last two flat."""
+    """dx, dγ and dβ, the last two flat. (No view where an array will do: of a leaf's `.grad`, views
+    are copied.)
+    """
     mean, rest, r = rows
     dy, x, gamma = cast(r.dtype, dy, x, gamma)
     dy, a, n = dy.reshape(shape), x.reshape(shape), shape[1]
     if not (needed[0] or needed[1]):
         return None, None, column_sums(xp, dy) if needed[2] else None
-    dx: Any = xp.empty(shape, dtype=r.dtype) if needed[0] else None
+    whole = xp.empty(x.shape, dtype=r.dtype) if needed[0] else None
+    dx: Any = None if whole is None else whole.reshape(shape)
     dgamma: Any = 0.0
     dbeta: Any = 0.0
     gamma = xp.ones(n, dtype=r.dtype) if gamma is None else gamma.reshape(-1)
@@ -100,11 +103,7 @@ def _gradients(
             scale = xp.multiply(r_s[:, None], gamma, out=products)
             scale *= g
             d += scale
-    return (
-        dx.reshape(x.shape) if needed[0] else None,
-        dgamma if needed[1] else None,
-        dbeta if needed[2] else None,
-    )
+    return whole, dgamma if needed[1] else None, dbeta if needed[2] else None
 
 
 @fused(composition=norm.layer_norm)
@@ -139,4 +138,6 @@ def _(
 
 
 def _like(gradient: Any, parameter: Any) -> Any:
-    return gradient if gradient is None else gradient.reshape(parameter.shape)
+    return (
+        gradient if gradient is None or parameter.ndim == 1 else gradient.reshape(parameter.shape)
+    )
