@@ -104,6 +104,18 @@ def test_a_fused_op_is_one_node_and_keeps_little_more_than_its_input(name, stati
         assert all(np.size(a) <= max(rows, shapes[0][1]) for a in node.output if a is not None)
 
 
+@pytest.mark.host("CuPy's kernels are other functions")
+@every_call
+def test_the_gradient_of_a_norms_input_is_no_view_which_a_leaf_would_have_to_copy(
+    name, static, shapes
+):
+    node = call(name, [tb.tensor(x, requires_grad=True) for x in draw_inputs(shapes)], static)._node
+    needed = [a is not None for a in node.arrays]
+    g = np.ones(node.shape)
+    dx, *_ = FUSED[name].gradients(needed, g, node.output, node.arrays, node.static)
+    assert dx.base is None or name == "linear"
+
+
 @every_call
 def test_gradients_that_nobody_needs_are_not_computed_nor_missed(name, static, shapes, monkeypatch):
     inputs = draw_inputs(shapes)
@@ -174,6 +186,17 @@ def test_sums_over_many_rows_are_exact_to_a_few_ulp():
         for found, e in zip((y, *gs), (exact_y, *exact), strict=True):
             ulp = np.finfo(a.dtype).eps * np.abs(e.numpy()).max()
             assert np.abs(found.numpy().astype(np.float64) - e.numpy()).max() <= 4 * ulp
+
+
+@pytest.mark.parametrize("n", [4096, 32 * sums.BLOCK, 32 * sums.BLOCK + 1, 2**18])
+def test_sums_over_long_rows_are_exact_to_a_few_ulp(n):
+    x = draw((2, 1, n)).astype(np.float32)
+    exact = (x - x.mean(2, np.float64, keepdims=True)) / np.sqrt(
+        x.var(2, np.float64, keepdims=True) + 1e-5
+    )
+    for y in (ops.group_norm(here(x), 1), ops.layer_norm(here(x))):
+        error = np.abs(host(y) - exact).max()
+        assert error <= 2 * np.finfo(np.float32).eps * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("mean", [0, 1e2, 1e4, 1e6])

@@ -13,7 +13,7 @@ from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
 from tinybn.ops.fused.batch_norm import per_channel
-from tinybn.ops.fused.sums import cast, channel_sums, dtypes, row_sums
+from tinybn.ops.fused.sums import cast, channel_sums, dtypes, row_dots, row_sums
 
 
 class Rows(NamedTuple):
@@ -31,11 +31,6 @@ def _layouts(x: Array, groups: int) -> tuple[tuple[int, int], tuple[int, int, in
     return (rows, x.size // rows), (samples, channels, -1)
 
 
-def _dots(xp: Any, a: Array, b: Array) -> Array:
-    """Σ a · b over each row, as a column."""
-    return xp.einsum("ij,ij->i", a, b)[:, None]
-
-
 def _normalize(
     xp: Any, x: Array, gamma: Any, beta: Any, groups: int, eps: float
 ) -> tuple[Array, Rows]:
@@ -47,7 +42,7 @@ def _normalize(
     d = a - mean
     rest = row_sums(xp, d)[:, None] / n
     d -= rest
-    r = xp.reciprocal(xp.sqrt(_dots(xp, d, d) / n + eps))
+    r = xp.reciprocal(xp.sqrt(row_dots(xp, d, d)[:, None] / n + eps))
     d *= r
     y = d.reshape(wide)
     if gamma is not None:
@@ -68,7 +63,8 @@ def _gradients(
         dbeta = channel_sums(xp, dy)
     if not (needed[0] or needed[1]):
         return None, None, dbeta
-    x_hat = x.reshape(rows) - saved.mean
+    dx = xp.empty(x.shape, dtype=saved.r.dtype)
+    x_hat = xp.subtract(x.reshape(rows), saved.mean, out=dx.reshape(rows))
     x_hat -= saved.rest
     x_hat *= saved.r
     if needed[1]:
@@ -76,11 +72,11 @@ def _gradients(
     if not needed[0]:
         return None, dgamma, dbeta
     g = (dy if gamma is None else dy * per_channel(gamma, dy)).reshape(rows)
-    x_hat *= _dots(xp, g, x_hat) / -n
+    x_hat *= row_dots(xp, g, x_hat)[:, None] / -n
     x_hat += g
     x_hat -= row_sums(xp, g)[:, None] / n
     x_hat *= saved.r
-    return x_hat.reshape(x.shape), dgamma, dbeta
+    return dx, dgamma, dbeta
 
 
 @fused(composition=norm.group_norm)

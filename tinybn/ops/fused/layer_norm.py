@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, parts, row_sums
+from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, parts, row_dots, row_sums
 
 
 class Rows(NamedTuple):
@@ -53,7 +53,7 @@ def _normalize(
                 d = xp.subtract(d, mean[s, None], out=y[s])
                 rest[s] = row_sums(xp, d) / n
                 d -= rest[s, None]
-            r[s] = xp.reciprocal(xp.sqrt(row_sums(xp, d * d) / n + eps))
+            r[s] = xp.reciprocal(xp.sqrt(row_dots(xp, d, d) / n + eps))
             d = xp.multiply(d, r[s, None], out=y[s])
             if gamma is not None:
                 d *= gamma.reshape(-1)
@@ -65,13 +65,16 @@ def _normalize(
 def _gradients(
     xp: Any, needed: Any, dy: Array, rows: Rows, x: Array, gamma: Any, shape: tuple[int, int]
 ) -> tuple[Any, Any, Any]:
-    """dx, dγ and dβ, the last two flat."""
+    """dx, dγ and dβ, the last two flat. (No view where an array will do: of a leaf's `.grad`, views
+    are copied.)
+    """
     mean, rest, r = rows
     dy, x, gamma = cast(r.dtype, dy, x, gamma)
     dy, a, n = dy.reshape(shape), x.reshape(shape), shape[1]
     if not (needed[0] or needed[1]):
         return None, None, column_sums(xp, dy) if needed[2] else None
-    dx: Any = xp.empty(shape, dtype=r.dtype) if needed[0] else None
+    whole = xp.empty(x.shape, dtype=r.dtype) if needed[0] else None
+    dx: Any = None if whole is None else whole.reshape(shape)
     dgamma: Any = 0.0
     dbeta: Any = 0.0
     gamma = xp.ones(n, dtype=r.dtype) if gamma is None else gamma.reshape(-1)
@@ -97,14 +100,10 @@ def _gradients(
             d = xp.multiply(d, slope[:, None], out=dx[s])
             if rest is not None:
                 d -= (r_s * mean_g + slope * rest[s])[:, None]
-            g = xp.multiply(g, gamma, out=products)
-            g *= r_s[:, None]
-            d += g
-    return (
-        dx.reshape(x.shape) if needed[0] else None,
-        dgamma if needed[1] else None,
-        dbeta if needed[2] else None,
-    )
+            scale = xp.multiply(r_s[:, None], gamma, out=products)
+            scale *= g
+            d += scale
+    return whole, dgamma if needed[1] else None, dbeta if needed[2] else None
 
 
 @fused(composition=norm.layer_norm)
@@ -139,4 +138,6 @@ def _(
 
 
 def _like(gradient: Any, parameter: Any) -> Any:
-    return gradient if gradient is None else gradient.reshape(parameter.shape)
+    return (
+        gradient if gradient is None or parameter.ndim == 1 else gradient.reshape(parameter.shape)
+    )
