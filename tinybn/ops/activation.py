@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,21 @@ import numpy as np
 from tinybn.backend import Array
 from tinybn.recording import primitive
 
-LONG = 128
-"""From this length of a row, NumPy's maximum of two arrays is faster than that with a number."""
+
+@functools.lru_cache(maxsize=64)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.zeros(shape, dtype)
 
 
 @primitive(lambda g, y, a: g * (y > 0))
 def relu(xp: Any, a: Array) -> Array:
     """max(a, 0); its gradient at 0 is 0."""
-    if type(a) is np.ndarray and a.ndim and a.shape[-1] >= LONG:
-        return np.maximum(a, np.zeros(a.shape[-1], a.dtype))
+    # NumPy's maximum of two arrays is two to three times as fast as that of an array and a number.
+    if type(a) is np.ndarray and a.dtype.kind == "f":
+        if a.size <= 2**14:
+            return np.maximum(a, _zeros(a.shape, a.dtype))
+        if a.shape[-1] >= 128:
+            return np.maximum(a, _zeros(a.shape[-1:], a.dtype))
     return xp.maximum(a, 0)
 
 
