@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, channel_sums, dtypes, long_rows, parts, total
+from tinybn.ops.fused.sums import (
+    cast,
+    channel_adder,
+    channel_sums,
+    dtypes,
+    long_rows,
+    number,
+    parts,
+    total,
+)
 
 
 class Moments(NamedTuple):
@@ -44,23 +53,24 @@ def batch_norm(
     x, gamma, beta = cast(dtype, x, gamma, beta)
     y = xp.empty(x.shape, dtype)
     slices = parts(x)
+    add = channel_adder(xp, x)
     with long_rows(x.shape[-1]):
         if mean is None:
-            n = x.size // x.shape[1]
-            mean = channel_sums(xp, x) / n
+            n = number(xp, x.size // x.shape[1], dtype)
+            mean = add(x) / n
             across = per_channel(mean, x)
             rests, squares = [], []
             for s in slices:
                 d = xp.subtract(x[s], across, y[s])
-                rests.append(channel_sums(xp, d))
-                squares.append(channel_sums(xp, d * d))
+                rests.append(add(d))
+                squares.append(add(d * d))
             rest = total(rests) / n
             var = total(squares) / n - rest * rest
         else:
             mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
             xp.subtract(x, per_channel(mean, x), y)
             rest = 0.0
-        r = xp.reciprocal(xp.sqrt(var + eps))
+        r = xp.reciprocal(xp.sqrt(var + number(xp, eps, dtype)))
         scale = r if gamma is None else gamma * r
         shift = -rest * scale if beta is None else beta - rest * scale
         across = per_channel(scale, x), per_channel(shift, x)
@@ -83,6 +93,7 @@ def _(
     if not (needed[1] or training):
         dbeta = channel_sums(xp, dy) if needed[2] else None
         return needed[0] and dy * per_channel(scale, x), None, dbeta
+    add = channel_adder(xp, x)
     dx = xp.empty(x.shape, r.dtype)
     slices = parts(x)
     with long_rows(x.shape[-1]):
@@ -90,17 +101,17 @@ def _(
         products, sums = [], []
         for s in slices:
             d, g = xp.subtract(x[s], across, dx[s]), dy[s]
-            products.append(channel_sums(xp, d * g))
-            sums.append(channel_sums(xp, g))
+            products.append(add(d * g))
+            sums.append(add(g))
         dbeta = total(sums)
         dgamma = (total(products) - rest * dbeta) * r
         if not needed[0]:
             return None, dgamma, dbeta
         if not training:
             return dy * per_channel(scale, x), dgamma, dbeta
-        n = x.size // x.shape[1]
-        slope = dgamma * r / -n
-        shift = per_channel(dbeta / n + slope * rest, x)
+        minus_n = number(xp, -(x.size // x.shape[1]), r.dtype)
+        slope = dgamma * r / minus_n
+        shift = per_channel(slope * rest - dbeta / minus_n, x)
         slope, scale = per_channel(slope, x), per_channel(scale, x)
         for s in slices:
             d = dx[s]
