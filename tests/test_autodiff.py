@@ -353,6 +353,17 @@ def test_no_grad_records_nothing_as_a_block_and_as_a_decorator():
     assert (x * 2).requires_grad
 
 
+def test_a_decorated_function_may_call_itself():
+    x = leaf(3)
+
+    @tb.no_grad()
+    def power(n):
+        return x * power(n - 1) if n else x
+
+    assert not power(2).requires_grad
+    assert (x * 2).requires_grad
+
+
 def test_modes_end_with_their_block_after_an_error():
     x = leaf(3)
     with pytest.raises(KeyError), tb.no_grad(), tb.detect_anomaly():

@@ -344,6 +344,16 @@ def test_gradients_at_kinks_are_as_declared(name, values, expected):
     np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
+@pytest.mark.parametrize("shape", [(), (0, 3), (3, 4), (9000, 2), (70, 300), (2, 70, 300)])
+@pytest.mark.parametrize("dtype", ["f", "d", "e", "i"])
+def test_relu_is_the_same_in_every_shape(shape, dtype):
+    x = (4 * draw(shape)).astype(dtype)
+    if x.size and dtype != "i":
+        x.flat[0] = np.nan
+    y = ops.relu(tb.tensor(x)).numpy()
+    np.testing.assert_array_equal(y, np.where(x < 0, np.zeros((), dtype), x), strict=True)
+
+
 def test_equal_inputs_of_maximum_and_minimum_get_half_each():
     for op in (ops.maximum, ops.minimum):
         a, b = (tb.tensor([1.0], requires_grad=True) for _ in range(2))

@@ -26,7 +26,7 @@ CACHED = 2**18
 def parts(x: Array) -> list[slice]:
     """Slices of the first axis: of a NumPy array such that each part of x fits in the cache."""
     n = len(x)
-    if x.size <= 2 * CACHED or type(x) is not np.ndarray:
+    if x.size < 2 * CACHED or type(x) is not np.ndarray:
         return [slice(0, n)]
     rows = max(1, CACHED * n // x.size)
     return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
@@ -81,7 +81,7 @@ def column_sums(xp: Any, a: Array, weights: Array | None = None) -> Array:
 
 def channel_adder(xp: Any, a: Array) -> Callable[[Array], Array]:
     """`channel_sums` for arrays like a, or its parts, and how it is called with the least ado."""
-    if a.ndim == 2 and len(a) <= 2 * BLOCK and a.size <= 2 * CACHED:
+    if a.ndim == 2 and len(a) <= 2 * BLOCK and a.size < 2 * CACHED:
         return _ones(xp, len(a), a.dtype).dot
     return functools.partial(channel_sums, xp)
 
