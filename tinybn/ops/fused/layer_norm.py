@@ -18,7 +18,18 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import cast, column_sums, dtypes, long_rows, parts, row_dots, row_sums
+from tinybn.ops.fused.sums import (
+    cast,
+    channel_sums,
+    column_sums,
+    dtypes,
+    long_rows,
+    number,
+    parts,
+    row_dots,
+    row_sums,
+    total,
+)
 
 
 class Rows(NamedTuple):
@@ -40,12 +51,13 @@ def _normalize(
 ) -> tuple[Array, Rows]:
     output, dtype = dtypes(x, gamma, beta)
     x, gamma, beta = cast(dtype, x, gamma, beta)
-    a, n = x.reshape(shape), shape[1]
+    a = x.reshape(shape)
+    n, eps = number(xp, shape[1], dtype), number(xp, eps, dtype)
     y = xp.empty(shape, dtype=dtype)
     mean: Any = xp.empty(shape[0], dtype=dtype) if centred else None
     rest: Any = xp.empty(shape[0], dtype=dtype) if centred else None
     r = xp.empty(shape[0], dtype=dtype)
-    with long_rows(n):
+    with long_rows(shape[1]):
         for s in parts(a):
             d = a[s]
             if centred:
@@ -70,40 +82,41 @@ def _gradients(
     """
     mean, rest, r = rows
     dy, x, gamma = cast(r.dtype, dy, x, gamma)
-    dy, a, n = dy.reshape(shape), x.reshape(shape), shape[1]
+    dy, a = dy.reshape(shape), x.reshape(shape)
     if not (needed[0] or needed[1]):
-        return None, None, column_sums(xp, dy) if needed[2] else None
+        return None, None, channel_sums(xp, dy) if needed[2] else None
     whole = xp.empty(x.shape, dtype=r.dtype) if needed[0] else None
     dx: Any = None if whole is None else whole.reshape(shape)
-    dgamma: Any = 0.0
-    dbeta: Any = 0.0
-    gamma = xp.ones(n, dtype=r.dtype) if gamma is None else gamma.reshape(-1)
-    with long_rows(n):
+    dgamma, dbeta = [], []
+    gamma = xp.ones(shape[1], dtype=r.dtype) if gamma is None else gamma.reshape(-1)
+    minus_n = number(xp, -shape[1], r.dtype)
+    with long_rows(shape[1]):
         for s in parts(a):
             d, g, r_s = a[s], dy[s], r[s]
             if mean is not None:
                 d = xp.subtract(d, mean[s, None], out=None if dx is None else dx[s])
             products = g * d
             if needed[2]:
-                dbeta += column_sums(xp, g)
+                dbeta.append(channel_sums(xp, g))
             if needed[1]:
-                dgamma += column_sums(xp, products, r_s)
+                dgamma.append(column_sums(xp, products, r_s))
                 if rest is not None:
-                    dgamma -= column_sums(xp, g, r_s * rest[s])
+                    dgamma[-1] -= column_sums(xp, g, r_s * rest[s])
             if dx is None:
                 continue
-            slope = products @ gamma / n  # mean(g x̂), but for a factor
+            slope = products.dot(gamma)  # Σ g x̂, but for a factor
             if rest is not None:
-                mean_g = g @ gamma / n
-                slope -= rest[s] * mean_g
-            slope *= -(r_s**3)
+                sum_g = g.dot(gamma)
+                slope -= rest[s] * sum_g
+            slope /= minus_n
+            slope *= r_s * r_s * r_s
             d = xp.multiply(d, slope[:, None], out=dx[s])
             if rest is not None:
-                d -= (r_s * mean_g + slope * rest[s])[:, None]
+                d -= (slope * rest[s] - r_s * sum_g / minus_n)[:, None]
             scale = xp.multiply(r_s[:, None], gamma, out=products)
             scale *= g
             d += scale
-    return whole, dgamma if needed[1] else None, dbeta if needed[2] else None
+    return whole, total(dgamma) if needed[1] else None, total(dbeta) if needed[2] else None
 
 
 @fused(composition=norm.layer_norm)

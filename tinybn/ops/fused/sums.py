@@ -67,10 +67,9 @@ def row_dots(xp: Any, a: Array, b: Array) -> Array:
     return xp.vecdot(a, b) if a.shape[1] <= 32 * BLOCK else (a * b).sum(axis=1)
 
 
-def column_sums(xp: Any, a: Array, weights: Array | None = None) -> Array:
-    """Σ over the rows of a (n, columns), or Σ weights · row with weights (n,)."""
+def column_sums(xp: Any, a: Array, weights: Array) -> Array:
+    """Σ weights · row over the rows of a (n, columns), weights (n,)."""
     n = len(a)
-    weights = _ones(xp, n, a.dtype) if weights is None else weights
     if n <= 2 * BLOCK:
         return weights.dot(a)
     whole = n - n % BLOCK
@@ -91,7 +90,7 @@ def channel_sums(xp: Any, a: Array) -> Array:
     if a.ndim > 2:
         n, channels = a.shape[:2]
         a = row_sums(xp, a.reshape(n * channels, -1)).reshape(n, channels)
-    return column_sums(xp, a)
+    return column_sums(xp, a, _ones(xp, len(a), a.dtype))
 
 
 @functools.cache
