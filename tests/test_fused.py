@@ -299,6 +299,19 @@ def test_wrong_arguments_are_refused_as_pythons_own_calls_refuse_them():
             call()
 
 
+def test_a_closed_form_takes_what_a_rule_made_of_a_tensor():
+    two = tb.tensor(2.0)
+
+    @primitive(lambda g, y, a: g * two)
+    def double(xp, a):
+        return a * 2
+
+    x, gamma, beta = (tb.tensor(draw(s), requires_grad=True) for s in [(4, 3), (3,), (3,)])
+    found = tb.grad(double(ops.batch_norm(x, gamma, beta)), x, draw((4, 3), seed=1))
+    expected = tb.grad(ops.batch_norm(x, gamma, beta) * 2, x, draw((4, 3), seed=1))
+    np.testing.assert_allclose(host(found[0]), host(expected[0]), rtol=1e-12, atol=1e-14)
+
+
 def test_a_closed_form_leaves_no_cycle_behind():
     x = tb.tensor(draw((4, 3)), requires_grad=True)
 

@@ -174,6 +174,8 @@ def _walk(
                 if graph:
                     shares = _recorded_gradients(op, node, g, needed)
                 else:
+                    if isinstance(g, Tensor):  # of a rule that multiplies with one
+                        g = g._data
                     shares = op.gradients(needed, g, output, arrays, node.static)
             elif graph:
                 output, inputs = wrap(output, node), node.inputs_as_tensors()
