@@ -24,7 +24,16 @@ import numpy as np
 from tinybn import anomaly
 from tinybn.backend import BackendMismatchError
 from tinybn.fusion import FusedOp, fused, use_fused
-from tinybn.recording import Node, current_mode, in_mode, module_of, primitive
+from tinybn.recording import (
+    Mode,
+    Node,
+    current_mode,
+    in_mode,
+    module_of,
+    primitive,
+    reset_mode,
+    set_mode,
+)
 from tinybn.summation import add_up
 from tinybn.tensor import Tensor, wrap
 
@@ -160,8 +169,9 @@ def _walk(
     borrowed = set(seeds)  # whose gradient is another's, too
     queue: list[Any] = [(-key.time, key) for key in totals if isinstance(key, Node)]
     heapify(queue)
-    _, _, anomalies, report = current_mode()
-    with in_mode(record=graph):
+    _, closed_forms, anomalies, report = current_mode()
+    token = set_mode(Mode(graph, closed_forms, anomalies, report))
+    try:
         while queue:
             node = heappop(queue)[1]
             g = totals[node] if wanted and node in wanted else totals.pop(node)
@@ -170,7 +180,12 @@ def _walk(
                 raise _freed(node)
             inputs, rules, shares = arrays, op.rules, None
             if isinstance(op, FusedOp):
-                needed = _needed(sources, between)
+                needed = [
+                    source is not None
+                    and source._tracked
+                    and (between is None or source in between)
+                    for source in sources
+                ]
                 if graph:
                     shares = _recorded_gradients(op, node, g, needed)
                 else:
@@ -182,12 +197,12 @@ def _walk(
             for i, source in enumerate(sources):
                 if source is None:
                     continue
-                leaf = isinstance(source, Tensor)
-                if leaf and source._changed > node.time and arrays[i] is not None:
+                if source._changed > node.time and arrays[i] is not None:
                     raise _changed(node, i)
-                if (leaf and not source._tracked) or not (between is None or source in between):
+                if not (source._tracked and (between is None or source in between)):
                     continue
                 share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
+                leaf = isinstance(source, Tensor)
                 like = source._data if leaf else source
                 if anomalies:
                     anomaly.check_gradient(op.name, i, share, g, node.line)
@@ -208,16 +223,8 @@ def _walk(
                 node.release()
         found = totals.keys() if wanted is None else wanted & totals.keys()
         return {key: _owned(totals[key], key in borrowed) for key in found}
-
-
-def _needed(sources: Sequence[Any], between: set[Any] | None) -> list[bool]:
-    """Which inputs need a gradient, by their sources."""
-    return [
-        source is not None
-        and (isinstance(source, Node) or source._tracked)
-        and (between is None or source in between)
-        for source in sources
-    ]
+    finally:
+        reset_mode(token)
 
 
 def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: list[bool]) -> list[Any]:

@@ -48,7 +48,7 @@ class Mode(NamedTuple):
 
 
 _mode: ContextVar[Mode] = ContextVar("tinybn_mode", default=Mode())  # noqa: B039, it is immutable
-current_mode = _mode.get
+current_mode, set_mode, reset_mode = _mode.get, _mode.set, _mode.reset
 
 
 class in_mode(contextlib.ContextDecorator):  # noqa: N801, it is used like a function
@@ -123,6 +123,7 @@ class Node:
     """
 
     __slots__ = ("arrays", "dtype", "line", "op", "output", "shape", "sources", "static", "time")
+    _tracked, _changed = True, 0  # as a Tensor's: it needs a gradient, and nothing can change it
 
     op: Op
     static: dict[str, Any]
