@@ -25,8 +25,9 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None) -> tuple[Array,
 @linear.backward
 def _(xp: Any, needed: Any, g: Array, saved: Any, x: Array, weight: Array, bias: Any) -> Any:
     rows = _rows(g)
+    dx = needed[0] and rows.dot(weight.T)
     return (
-        needed[0] and rows.dot(weight.T).reshape(x.shape),
+        dx.reshape(x.shape) if needed[0] and x.ndim != 2 else dx,
         needed[1] and _rows(x).T.dot(rows),
         needed[2] and channel_sums(xp, rows),
     )
