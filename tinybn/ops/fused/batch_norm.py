@@ -7,7 +7,6 @@ direct, through μ, and through σ² (with dL/dσ² = -½ r² Σ γ dy x̂ and �
 
 and the path x → μ → σ² carries nothing, because Σ(x - μ) = 0. (Ioffe & Szegedy 2015, section 3.)
 d = x - μ is computed with a rounded μ; what that leaves, the mean of d, is subtracted afterwards.
-Large arrays are worked on part by part, each pass of which then finds its numbers in the cache.
 In evaluation μ and σ² are constants and only the direct path is left.
 """
 
@@ -18,15 +17,15 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
+from tinybn.ops.fused import batch_norm_in_parts as in_parts
 from tinybn.ops.fused.sums import (
     cast,
     channel_adder,
-    channel_sums,
     dtypes,
+    large,
     long_rows,
     number,
-    parts,
-    total,
+    per_channel,
 )
 
 
@@ -39,11 +38,6 @@ class Moments(NamedTuple):
     r: Array
 
 
-def per_channel(v: Array, x: Array) -> Array:
-    """One number per channel, to be broadcast against x (N, C, …)."""
-    return v if x.ndim == 2 else v.reshape((-1,) + (1,) * (x.ndim - 2))
-
-
 @fused(composition=norm.batch_norm)
 def batch_norm(
     xp: Any, x: Array, gamma: Any, beta: Any, *, mean: Any, var: Any, eps: float
@@ -51,34 +45,26 @@ def batch_norm(
     norm.check_batch_norm(x, gamma, beta, mean, var, eps)
     output, dtype = dtypes(x, gamma, beta)
     x, gamma, beta = cast(dtype, x, gamma, beta)
-    y = xp.empty(x.shape, dtype)
-    slices = parts(x)
-    add = channel_adder(xp, x)
+    if mean is None and large(x):
+        y, *moments = in_parts.forward(x, gamma, beta, eps)
+        return y.astype(output, copy=False), Moments(*moments)
     with long_rows(x.shape[-1]):
         if mean is None:
-            n = number(xp, x.size // x.shape[1], dtype)
+            add, n = channel_adder(xp, x), number(xp, x.size // x.shape[1], dtype)
             mean = add(x) / n
-            across = per_channel(mean, x)
-            rests, squares = [], []
-            for s in slices:
-                d = xp.subtract(x[s], across, y[s])
-                rests.append(add(d))
-                squares.append(add(d * d))
-            rest = total(rests) / n
-            var = total(squares) / n - rest * rest
+            d = x - per_channel(mean, x)
+            rest = add(d) / n
+            var = add(d * d) / n - rest * rest
         else:
             mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
-            xp.subtract(x, per_channel(mean, x), y)
+            d = x - per_channel(mean, x)
             rest = 0.0
         r = xp.reciprocal(xp.sqrt(var + number(xp, eps, dtype)))
         scale = r if gamma is None else gamma * r
         shift = -rest * scale if beta is None else beta - rest * scale
-        across = per_channel(scale, x), per_channel(shift, x)
-        for s in slices:
-            d = y[s]
-            d *= across[0]
-            d += across[1]
-    return y.astype(output, copy=False), Moments(mean, rest, var, r)
+        d *= per_channel(scale, x)
+        d += per_channel(shift, x)
+    return d.astype(output, copy=False), Moments(mean, rest, var, r)
 
 
 @batch_norm.backward
@@ -89,34 +75,25 @@ def _(
     training = mean is None
     mean, rest, _, r = moments
     dy, x, gamma = cast(r.dtype, dy, x, gamma)
+    if training and needed[0] and large(x):
+        return in_parts.backward(dy, x, gamma, mean, rest, r)
     scale = r if gamma is None else gamma * r
-    if not (needed[1] or training):
-        dbeta = channel_sums(xp, dy) if needed[2] else None
-        return needed[0] and dy * per_channel(scale, x), None, dbeta
     add = channel_adder(xp, x)
-    dx = xp.empty(x.shape, r.dtype)
-    slices = parts(x)
+    dgamma = None
     with long_rows(x.shape[-1]):
-        across = per_channel(mean, x)
-        products, sums = [], []
-        for s in slices:
-            d, g = xp.subtract(x[s], across, dx[s]), dy[s]
-            products.append(add(d * g))
-            sums.append(add(g))
-        dbeta = total(sums)
-        dgamma = (total(products) - rest * dbeta) * r
+        dbeta = add(dy)
+        if training or needed[1]:
+            d = x - per_channel(mean, x)
+            dgamma = (add(d * dy) - rest * dbeta) * r
         if not needed[0]:
             return None, dgamma, dbeta
         if not training:
             return dy * per_channel(scale, x), dgamma, dbeta
         minus_n = number(xp, -(x.size // x.shape[1]), r.dtype)
         slope = dgamma * r / minus_n
-        shift = per_channel(slope * rest - dbeta / minus_n, x)
-        slope, scale = per_channel(slope, x), per_channel(scale, x)
-        for s in slices:
-            d = dx[s]
-            d *= slope
-            d += dy[s]
-            d -= shift
-            d *= scale
-    return dx, dgamma, dbeta
+        shift = slope * rest - dbeta / minus_n
+        d *= per_channel(slope, x)
+        d += dy
+        d -= per_channel(shift, x)
+        d *= per_channel(scale, x)
+    return d, dgamma, dbeta

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.batch_norm import per_channel
-from tinybn.ops.fused.sums import cast, channel_sums, dtypes, row_dots, row_sums
+from tinybn.ops.fused.sums import cast, channel_sums, dtypes, per_channel, row_dots, row_sums
 
 
 class Rows(NamedTuple):

@@ -23,13 +23,16 @@ CACHED = 2**18
 """Elements of a part that several passes go over while it is in the processor's cache: 1 MiB."""
 
 
+def large(x: Array) -> bool:
+    """Whether x is an array of NumPy's that does not fit in the cache."""
+    return x.size >= 2 * CACHED and type(x) is np.ndarray
+
+
 def parts(x: Array) -> list[slice]:
-    """Slices of the first axis: of a NumPy array such that each part of x fits in the cache."""
+    """Slices of the first axis such that each part of x fits in the cache."""
     n = len(x)
-    if x.size < 2 * CACHED or type(x) is not np.ndarray:
-        return [slice(0, n)]
-    rows = max(1, CACHED * n // x.size)
-    return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
+    rows = max(1, CACHED * n // x.size) if large(x) else n
+    return [slice(i, min(i + rows, n)) for i in range(0, n, rows)] or [slice(0, 0)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,10 +82,15 @@ def column_sums(xp: Any, a: Array, weights: Array) -> Array:
 
 
 def channel_adder(xp: Any, a: Array) -> Callable[[Array], Array]:
-    """`channel_sums` for arrays like a, or its parts, and how it is called with the least ado."""
-    if a.ndim == 2 and len(a) <= 2 * BLOCK and a.size < 2 * CACHED:
+    """`channel_sums` for arrays of the shape of a, with the least ado."""
+    if a.ndim == 2 and len(a) <= 2 * BLOCK:
         return _ones(xp, len(a), a.dtype).dot
     return functools.partial(channel_sums, xp)
+
+
+def per_channel(v: Array, x: Array) -> Array:
+    """One number per channel, to be broadcast against x (N, C, …)."""
+    return v if x.ndim == 2 else v.reshape((-1,) + (1,) * (x.ndim - 2))
 
 
 def channel_sums(xp: Any, a: Array) -> Array:
