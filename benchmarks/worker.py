@@ -78,13 +78,12 @@ def _waited() -> float:
 
 def _repeat(work: Callable[[], Any], seconds: float) -> int:
     calls = 0
-    result: Any = None
     end = time.perf_counter() + seconds
     while not calls or time.perf_counter() < end:
         result = work()
+        if hasattr(result, "block_until_ready"):  # JAX would put off thousands of calls
+            result.block_until_ready()
         calls += 1
-    if hasattr(result, "block_until_ready"):  # JAX returns before it is done
-        result.block_until_ready()
     return calls
 
 
