@@ -56,7 +56,7 @@ class Optimizer:
         """One step for every parameter that has a gradient."""
         update, params, states = self.update, self.params, self.state
         together = getattr(update, "elementwise", False)
-        if not (together and all(pack.gather(params, states) for pack in self._packs)):
+        if not (together and all(pack.holds(params, states) for pack in self._packs)):
             self._packs = []
         for pack in self._packs:
             pack.update(params, states, update)

@@ -44,7 +44,8 @@ def elementwise(update: Update) -> Update:
 class Pack:
     """Small parameters alike in their dtypes and in the number of steps that they have made.
 
-    members: their numbers. names: what is remembered of each.
+    members: their numbers. names: what is remembered of each. scratch: room for their values and
+    gradients during a step.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class Pack:
         params: Sequence[Tensor],
         states: Sequence[State],
         names: Sequence[str],
+        scratch: np.ndarray,
     ) -> None:
         arrays = [params[i]._data for i in members]
         ends = list(accumulate((a.size for a in arrays), initial=0))
         self.members = members
         self.step: int = states[members[0]]["step"]
-        self.p, self.g = np.empty((2, ends[-1]), arrays[0].dtype)
+        self.p, self.g = scratch[:, : ends[-1]]
         self.memory = [
             np.concatenate([states[i][name] for i in members], axis=None) for name in names
         ]
@@ -71,9 +73,9 @@ class Pack:
             states[i].update(memory)
             self.parts.append((i, array, value, gradient, memory))
 
-    def gather(self, params: Sequence[Tensor], states: Sequence[State]) -> bool:
-        """Copy values and gradients here; False if the members are not what they were."""
-        for i, array, value, gradient, memory in self.parts:
+    def holds(self, params: Sequence[Tensor], states: Sequence[State]) -> bool:
+        """Whether the members are what they were, and have gradients."""
+        for i, array, _, _, memory in self.parts:
             p, state = params[i], states[i]
             if p._data is not array or p.grad is None or state.get("step") != self.step:
                 return False
@@ -83,14 +85,15 @@ class Pack:
             for name, view in memory:
                 if state.get(name) is not view:
                     return False
-            value[...] = array
-            gradient[...] = g
         return True
 
     def update(
         self, params: Sequence[Tensor], states: Sequence[State], update: Callable[..., None]
     ) -> None:
-        """One step of all, after `gather`."""
+        """One step of all, if the pack holds."""
+        for i, array, value, gradient, _ in self.parts:
+            value[...] = array
+            gradient[...] = params[i].grad._data  # type: ignore[union-attr]
         self.step += 1
         update(self.p, self.g, self.step, *self.memory)
         now = tick()
@@ -116,10 +119,15 @@ def packs(
             kind = state["step"], a.dtype, *(state[name].dtype for name in names)
             size[kind] += a.size
             alike[kind, size[kind] // TOGETHER].append(i)
-    groups = [members for members in alike.values() if len(members) > 1]
+    groups = {key: members for key, members in alike.items() if len(members) > 1}
     if not groups or _tied(params):
         return []
-    return [Pack(members, params, states, names) for members in groups]
+    width = max(sum(params[i].size for i in members) for members in groups.values())
+    scratch = {kind[1]: np.empty((2, width), kind[1]) for kind, _ in groups}  # one per dtype
+    return [
+        Pack(members, params, states, names, scratch[kind[1]])
+        for (kind, _), members in groups.items()
+    ]
 
 
 def _tied(params: Sequence[Tensor]) -> bool:
