@@ -212,8 +212,17 @@ F, D = [0, 1, 4, 6, 8, 9], [2, 3]
 def test_together_go_small_parameters_of_the_same_dtype_and_step(event, packs):
     _, optimizer = run(OPTIMIZERS["momentum"], EVENTS[event])
     assert together(optimizer) == packs
-    alone = [i for i in range(len(SHAPES)) if not any(i in pack for pack in packs)]
-    assert sorted(sum(together(optimizer), alone)) == list(range(len(SHAPES)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_many_packs_of_a_dtype_share_their_scratch(name, alone, monkeypatch):
+    monkeypatch.setattr(packing, "TOGETHER", 10)
+    expected = alone(run, OPTIMIZERS[name], {})
+    found = run(OPTIMIZERS[name], {})
+    assert together(found[1]) == [[0, 1], [4, 6, 8, 9]]
+    one, other = found[1]._packs
+    assert np.shares_memory(one.p, other.p)
+    assert_equal(found, expected)
 
 
 def test_a_parameter_that_is_added_is_updated():
