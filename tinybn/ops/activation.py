@@ -10,6 +10,9 @@ import numpy as np
 from tinybn.backend import Array
 from tinybn.recording import primitive
 
+KEPT, LONG = 2**14, 128
+"""Elements of the zeros that relu keeps at most, and of a row that is long enough to repeat."""
+
 
 @functools.lru_cache(maxsize=64)
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -19,11 +22,12 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 @primitive(lambda g, y, a: g * (y > 0))
 def relu(xp: Any, a: Array) -> Array:
     """max(a, 0); its gradient at 0 is 0."""
-    # NumPy's maximum of two arrays is two to three times as fast as that of an array and a number.
+    # NumPy's maximum of two arrays is two to three times as fast as that of an array and a number;
+    # also where the second is one row, if that is long.
     if type(a) is np.ndarray and a.dtype.kind == "f":
-        if a.size <= 2**14:
+        if a.size <= KEPT:
             return np.maximum(a, _zeros(a.shape, a.dtype))
-        if a.shape[-1] >= 128:
+        if a.shape[-1] >= LONG:
             return np.maximum(a, _zeros(a.shape[-1:], a.dtype))
     return xp.maximum(a, 0)
 

@@ -16,13 +16,13 @@ from tinybn.ops.fused.sums import channel_sums, long_rows, parts, per_channel
 
 def forward(x: np.ndarray, gamma: Any, beta: Any, eps: float) -> tuple[np.ndarray, ...]:
     """y, and of each channel the mean, the rest, σ² and r."""
-    n, add = x.size // x.shape[1], partial(channel_sums, np)
+    n, add, slices = x.size // x.shape[1], partial(channel_sums, np), parts(x)
     y = np.empty(x.shape, x.dtype)
     rest = square = 0.0
     with long_rows(x.shape[-1]):
         mean = add(x) / n
         centre = per_channel(mean, x)
-        for s in parts(x):
+        for s in slices:
             d = np.subtract(x[s], centre, out=y[s])
             rest += add(d)
             square += add(d * d)
@@ -32,7 +32,7 @@ def forward(x: np.ndarray, gamma: Any, beta: Any, eps: float) -> tuple[np.ndarra
         scale = r if gamma is None else gamma * r
         shift = -rest * scale if beta is None else beta - rest * scale
         scale, shift = per_channel(scale, x), per_channel(shift, x)
-        for s in parts(x):
+        for s in slices:
             y[s] *= scale
             y[s] += shift
     return y, mean, rest, var, r
@@ -42,13 +42,13 @@ def backward(
     dy: np.ndarray, x: np.ndarray, gamma: Any, mean: np.ndarray, rest: np.ndarray, r: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """dx, dγ and dβ."""
-    n, add = x.size // x.shape[1], partial(channel_sums, np)
+    n, add, slices = x.size // x.shape[1], partial(channel_sums, np), parts(x)
     dx = np.empty(x.shape, r.dtype)
     product: Any = 0.0
     dbeta: Any = 0.0
     with long_rows(x.shape[-1]):
         centre = per_channel(mean, x)
-        for s in parts(x):
+        for s in slices:
             d = np.subtract(x[s], centre, out=dx[s])
             product += add(d * dy[s])
             dbeta += add(dy[s])
@@ -57,7 +57,7 @@ def backward(
         shift = per_channel(dbeta / n + slope * rest, x)
         scale = per_channel(r if gamma is None else gamma * r, x)
         slope = per_channel(slope, x)
-        for s in parts(x):
+        for s in slices:
             d = dx[s]
             d *= slope
             d += dy[s]

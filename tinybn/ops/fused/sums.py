@@ -32,7 +32,7 @@ def parts(x: Array) -> list[slice]:
     """Slices of the first axis such that each part of x fits in the cache."""
     n = len(x)
     rows = max(1, CACHED * n // x.size) if large(x) else n
-    return [slice(i, min(i + rows, n)) for i in range(0, n, rows)] or [slice(0, 0)]
+    return [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
 
 
 @functools.lru_cache(maxsize=256)
