@@ -6,65 +6,103 @@ direct, through μ, and through σ² (with dL/dσ² = -½ r² Σ γ dy x̂ and �
     dx = γ r dy  -  γ r Σ dy / n  -  γ r x̂ Σ(dy x̂) / n        dγ = Σ(dy x̂)        dβ = Σ dy
 
 and the path x → μ → σ² carries nothing, because Σ(x - μ) = 0. (Ioffe & Szegedy 2015, section 3.)
-d = x - μ is computed with a rounded μ; what that leaves, the mean of d, is subtracted afterwards.
+x - μ is computed with a rounded μ; what that leaves, its mean, is subtracted afterwards.
 In evaluation μ and σ² are constants and only the direct path is left.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
 from tinybn.ops.fused import batch_norm_in_parts as in_parts
+from tinybn.ops.fused.plans import planned
 from tinybn.ops.fused.sums import (
     cast,
     channel_adder,
+    channel_sums,
     dtypes,
-    large,
     long_rows,
     number,
     per_channel,
+    small,
 )
+
+class Plan(NamedTuple):
+    """output: the dtype of y. dtype: to compute in. casts: whether an input has another dtype.
+
+    add: Σ per channel, of n values.
+    """
+
+    output: np.dtype
+    dtype: np.dtype
+    casts: bool
+    add: Callable[[Array], Array]
+    n: Array
+    minus_n: Array
+    eps: Array
 
 
 class Moments(NamedTuple):
-    """Of each channel: the mean is mean + rest, where rest is what rounding took; σ²; and r."""
+    """Of each channel: the mean is mean + rest, where rest is what rounding took; σ²; and r.
+
+    x_hat, plan: what the backward pass of a small array uses in their place.
+    """
 
     mean: Array
     rest: Array
     var: Array
     r: Array
+    x_hat: Array | None = None
+    plan: Plan | None = None
+
+
+@planned
+def _plan(xp: Any, arrays: tuple[Any, ...], eps: float) -> Plan:
+    norm.check_batch_norm(*arrays, eps)
+    x, gamma, beta, *_ = arrays
+    output, dtype = dtypes(x, gamma, beta)
+    casts = any(a is not None and a.dtype != dtype for a in (x, gamma, beta))
+    n = x.size // x.shape[1]
+    numbers = (number(xp, value, dtype) for value in (n, -n, eps))
+    return Plan(output, dtype, casts, channel_adder(xp, x.shape, dtype), *numbers)
 
 
 @fused(composition=norm.batch_norm)
 def batch_norm(
     xp: Any, x: Array, gamma: Any, beta: Any, *, mean: Any, var: Any, eps: float
 ) -> tuple[Array, Moments]:
-    norm.check_batch_norm(x, gamma, beta, mean, var, eps)
-    output, dtype = dtypes(x, gamma, beta)
-    x, gamma, beta = cast(dtype, x, gamma, beta)
-    if mean is None and large(x):
+    mean, var = norm.constant(mean), norm.constant(var)
+    plan = _plan(xp, (x, gamma, beta, mean, var), eps)
+    if plan.casts:
+        x, gamma, beta = cast(plan.dtype, x, gamma, beta)
+    if mean is not None:
+        y, *moments = _evaluate(xp, x, gamma, beta, *cast(plan.dtype, mean, var), plan.eps)
+    elif small(x):
+        y, *moments = _normalize(xp, x, gamma, beta, plan)
+    else:
         y, *moments = in_parts.forward(x, gamma, beta, eps)
-        return y.astype(output, copy=False), Moments(*moments)
-    with long_rows(x.shape[-1]):
-        if mean is None:
-            add, n = channel_adder(xp, x), number(xp, x.size // x.shape[1], dtype)
-            mean = add(x) / n
-            d = x - per_channel(mean, x)
-            rest = add(d) / n
-            var = add(d * d) / n - rest * rest
-        else:
-            mean, var = cast(dtype, norm.constant(mean), norm.constant(var))
-            d = x - per_channel(mean, x)
-            rest = 0.0
-        r = xp.reciprocal(xp.sqrt(var + number(xp, eps, dtype)))
-        scale = r if gamma is None else gamma * r
-        shift = -rest * scale if beta is None else beta - rest * scale
-        d *= per_channel(scale, x)
-        d += per_channel(shift, x)
-    return d.astype(output, copy=False), Moments(mean, rest, var, r)
+    return y.astype(plan.output) if plan.casts else y, Moments(*moments)
+
+
+def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Any, ...]:
+    _, _, _, add, n, _, eps = plan
+    mean = add(x) / n
+    x_hat = x - per_channel(mean, x)
+    rest = add(x_hat) / n
+    x_hat -= per_channel(rest, x)
+    var = add(x_hat * x_hat) / n
+    r = xp.reciprocal(xp.sqrt(var + eps))
+    x_hat *= per_channel(r, x)
+    y = x_hat if gamma is None else x_hat * per_channel(gamma, x)
+    if beta is not None:
+        y = y + per_channel(beta, x)
+    return y, mean, rest, var, r, x_hat, plan
 
 
 @batch_norm.backward
@@ -73,27 +111,42 @@ def _(
     mean: Any, var: Any, eps: float,
 ) -> Any:  # fmt: skip
     training = mean is None
-    mean, rest, _, r = moments
-    dy, x, gamma = cast(r.dtype, dy, x, gamma)
-    if training and needed[0] and large(x):
-        return in_parts.backward(dy, x, gamma, mean, rest, r)
+    mean, rest, _, r, x_hat, plan = moments
+    if plan is None or plan.casts:
+        dy, x, gamma = cast(r.dtype, dy, x, gamma)
     scale = r if gamma is None else gamma * r
-    add = channel_adder(xp, x)
-    dgamma = None
+    if not training:
+        return _evaluation_backward(xp, needed, dy, x, scale, mean, r)
+    if plan is None:
+        return in_parts.backward(dy, x, scale, mean, rest, r)
+    add, minus_n = plan.add, plan.minus_n
+    dgamma, dbeta = add(dy * x_hat), add(dy)
+    dx = x_hat * per_channel(dgamma / minus_n, x)
+    dx += dy
+    dx += per_channel(dbeta / minus_n, x)
+    dx *= per_channel(scale, x)
+    return dx, dgamma, dbeta
+
+
+def _evaluate(
+    xp: Any, x: Array, gamma: Any, beta: Any, mean: Array, var: Array, eps: Array
+) -> tuple[Any, ...]:
+    r = xp.reciprocal(xp.sqrt(var + eps))
     with long_rows(x.shape[-1]):
-        dbeta = add(dy)
-        if training or needed[1]:
-            d = x - per_channel(mean, x)
-            dgamma = (add(d * dy) - rest * dbeta) * r
-        if not needed[0]:
-            return None, dgamma, dbeta
-        if not training:
-            return dy * per_channel(scale, x), dgamma, dbeta
-        minus_n = number(xp, -(x.size // x.shape[1]), r.dtype)
-        slope = dgamma * r / minus_n
-        shift = slope * rest - dbeta / minus_n
-        d *= per_channel(slope, x)
-        d += dy
-        d -= per_channel(shift, x)
-        d *= per_channel(scale, x)
-    return d, dgamma, dbeta
+        y = x - per_channel(mean, x)
+        y *= per_channel(r if gamma is None else gamma * r, x)
+        if beta is not None:
+            y += per_channel(beta, x)
+    return y, mean, 0.0, var, r
+
+
+def _evaluation_backward(
+    xp: Any, needed: Any, dy: Array, x: Array, scale: Array, mean: Array, r: Array
+) -> tuple[Any, Any, Any]:
+    dx = dgamma = None
+    with long_rows(x.shape[-1]):
+        if needed[0]:
+            dx = dy * per_channel(scale, x)
+        if needed[1]:
+            dgamma = channel_sums(xp, dy * (x - per_channel(mean, x))) * r
+        return dx, dgamma, channel_sums(xp, dy)

@@ -155,7 +155,7 @@ def _gradients(
     centred: bool = True, constant: bool = False,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """dx, dγ and dβ. constant: the moments do not depend on x (evaluation)."""
-    mean, rest, _, r = moments
+    mean, rest, _, r = moments[:4]
     dx: Any = None
     dgamma: Any = None
     dbeta: Any = None
@@ -196,7 +196,7 @@ def _(xp: Any, x: Array, gamma: Any, beta: Any, *, mean: Any, var: Any, eps: flo
     layout = _by_channel(x)
     if mean is None:
         y, moments = _normalized(xp, x, gamma, beta, eps, layout)
-        return y, Moments(*(v.reshape(-1) for v in moments))
+        return y, Moments(*(v.reshape(-1) for v in moments[:4]))
     output, dtype = dtypes(x, gamma, beta)
     mean, var = norm.constant(mean), norm.constant(var)
     r = inverse_deviation(xp)(var, eps, xp.empty(var.shape, dtype))
@@ -212,7 +212,7 @@ def _(
     mean: Any, var: Any, eps: float,
 ) -> Any:  # fmt: skip
     layout = _by_channel(x)
-    across = Moments(*(layout.param(v, v) if v.ndim else v for v in moments))
+    across = Moments(*(layout.param(v, v) if v.ndim else v for v in moments[:4]))
     return _gradients(xp, needed, dy, across, x, gamma, layout, constant=mean is not None)
 
 

@@ -23,6 +23,15 @@ CACHED = 2**18
 """Elements of a part that several passes go over while it is in the processor's cache: 1 MiB."""
 
 
+KEPT = 2**15
+"""Elements that a forward pass computes for the backward pass, which otherwise does so again."""
+
+
+def small(x: Array) -> bool:
+    """Whether calls of NumPy's for x cost more time than passes over it, and memory is no matter."""
+    return x.size <= KEPT
+
+
 def large(x: Array) -> bool:
     """Whether x is an array of NumPy's that does not fit in the cache."""
     return x.size >= 2 * CACHED and type(x) is np.ndarray
@@ -81,10 +90,10 @@ def column_sums(xp: Any, a: Array, weights: Array) -> Array:
     return (blocks.sum(axis=(0, 1), dtype=np.float64) + rest).astype(a.dtype)
 
 
-def channel_adder(xp: Any, a: Array) -> Callable[[Array], Array]:
-    """`channel_sums` for arrays of the shape of a, with the least ado."""
-    if a.ndim == 2 and len(a) <= 2 * BLOCK:
-        return _ones(xp, len(a), a.dtype).dot
+def channel_adder(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[Array], Array]:
+    """`channel_sums` for arrays of that shape and dtype, with the least ado."""
+    if len(shape) == 2 and shape[0] <= 2 * BLOCK:
+        return _ones(xp, shape[0], dtype).dot
     return functools.partial(channel_sums, xp)
 
 
