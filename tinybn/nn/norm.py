@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from tinybn import ops
+from tinybn.backend import Array
 from tinybn.nn.module import Module, at_least_1, parameter
 from tinybn.ops.fused.batch_norm import Moments
+from tinybn.ops.fused.sums import number
+from tinybn.recording import module_of
 from tinybn.tensor import Input, Tensor, tensor
 
 
@@ -71,12 +74,17 @@ class BatchNorm(Module):
         if moments is None:  # batch norm ran as a composition
             axis = (0, *range(2, x.ndim))
             moments = Moments(ops.mean(x, axis), 0, ops.var(x, axis), None)
-        for running, new, scale in (
-            (self.running_mean, moments.mean + moments.rest, weight),
-            (self.running_var, moments.var, weight * n / (n - 1)),
-        ):
-            old = running.data
-            running.data = (old * (1 - weight) + new * scale).astype(old.dtype, copy=False)
+        mean, var = self.running_mean, self.running_var  # of which arrays others may know
+        mean._data = self._follow(mean._data, weight, moments.mean + moments.rest, weight)
+        var._data = self._follow(var._data, weight, moments.var, weight * n / (n - 1))
+
+    def _follow(self, old: Array, weight: float, new: Array, scale: float) -> Array:
+        """(1 - weight) · old + scale · new."""
+        keep: Any = 1 - weight
+        if self.momentum is not None:  # always the same, so 0-d arrays, which NumPy takes faster
+            xp = module_of(old)
+            keep, scale = number(xp, keep, old.dtype), number(xp, scale, new.dtype)
+        return (old * keep + new * scale).astype(old.dtype, copy=False)
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.num_features})"
