@@ -92,11 +92,11 @@ class FusedOp(Op):
     def _run(self, inputs: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         if not current_mode().fused:
             return self.compose(inputs, static), None
-        arrays, sources, xp, state = unpack(self, inputs)
+        arrays, sources, needed, xp, state = unpack(self, inputs)
         forward = self.forwards.get(xp.__name__, self.forward)
         y, saved = forward(xp, *arrays, **static)
         if state:
-            y = remember(self, y, saved, arrays, sources, static, state)
+            y = remember(self, y, saved, arrays, sources, needed, static, state)
         return y, saved
 
     def compose(self, inputs: list[Any], static: dict[str, Any]) -> Tensor:

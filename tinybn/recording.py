@@ -116,14 +116,17 @@ class Node:
     """One recorded call of an op.
 
     sources: per input the Node that computed it, or the leaf that it is, or None (a constant).
+    needed: whether that had requires_grad when the op was called.
     arrays, output: what the rules read, and None in the place of what they don't. (The output of a
         fused op is not kept: there, that is what its forward saved.)
     shape, dtype: of the output, and so of its gradient. time: when it was recorded (see tensor.py).
     line: where the user called it, under detect_anomaly.
     """
 
-    __slots__ = ("arrays", "dtype", "line", "op", "output", "shape", "sources", "static", "time")
-    _tracked, _changed = True, 0  # as a Tensor's: it needs a gradient, and nothing can change it
+    __slots__ = (
+        "arrays", "dtype", "line", "needed", "op", "output", "shape", "sources", "static", "time",
+    )  # fmt: skip
+    _changed = 0  # as a Tensor's: nothing can change it
 
     op: Op
     static: dict[str, Any]
@@ -132,7 +135,8 @@ class Node:
     time: int
     line: str | None
     output: Array
-    sources: tuple[Any, ...] | None
+    sources: list[Any] | None
+    needed: list[bool]
     arrays: list[Any] | None
 
     def release(self) -> None:
@@ -178,14 +182,14 @@ def primitive(
                 args = _bind(op, args, static)
             if defaults:
                 static = {**defaults, **static}
-            arrays, sources, xp, state = unpack(op, args)
+            arrays, sources, needed, xp, state = unpack(op, args)
             try:
                 y = forward(xp, *arrays, **static)
             except (AttributeError, TypeError, ValueError, IndexError) as error:
                 raise _explained(op, arrays, static, error) from error
             if not state:
                 return y
-            return remember(op, y, None, arrays, sources, static, state)
+            return remember(op, y, None, arrays, sources, needed, static, state)
 
         signature = inspect.signature(forward)
         visible = list(signature.parameters.values())[1:]  # without xp
@@ -199,26 +203,28 @@ def primitive(
 CONSTANT, TRACKED = 1, 2  # what `unpack` found: Tensors, none of which or some require grad
 
 
-def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]:
-    """The arrays of an op's inputs, their sources, the library that owns them, and what they are.
-
-    That is 0 if no input is a Tensor, otherwise CONSTANT or TRACKED.
+def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], list[bool], Any, int]:
+    """Of an op's inputs: the arrays, their sources, whether each needs a gradient, the library that
+    owns them, and what they are: 0 if none is a Tensor, otherwise CONSTANT or TRACKED.
     """
     xp = kind = None
     state = 0
     scalars = False
     arrays: list[Any] = []
     sources: list[Any] = []
+    needed: list[bool] = []
     for a in args:
         if isinstance(a, Tensor):
             if a._tracked:
                 state = TRACKED
             elif not state:
                 state = CONSTANT
+            needed.append(a._tracked)
             sources.append(a._node or a)
             a = a._data
         else:
             scalars = scalars or isinstance(a, np.generic)
+            needed.append(False)
             sources.append(None)
         arrays.append(a)
         if type(a) is not kind:
@@ -232,7 +238,7 @@ def unpack(op: Op, args: Iterable[Any]) -> tuple[list[Any], list[Any], Any, int]
                 raise _mismatch(op, args)
     if state and scalars:  # NumPy's scalars count as Python's: they promote no dtype
         arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
-    return arrays, sources, xp or np, state
+    return arrays, sources, needed, xp or np, state
 
 
 def remember(
@@ -241,6 +247,7 @@ def remember(
     saved: Any,
     arrays: list[Any],
     sources: list[Any],
+    needed: list[bool],
     static: dict[str, Any],
     state: int,
 ) -> Tensor:
@@ -258,10 +265,12 @@ def remember(
     for i in op.unread:
         arrays[i] = None
     for i in op.constant:
+        needed[i] = False
         sources[i] = None
     node: Node = _new(Node)
     node.op = op
-    node.sources = tuple(sources)
+    node.sources = sources
+    node.needed = needed
     node.arrays = arrays
     node.output = (y if saved is None else saved) if op.keeps_output else None
     node.static = static or NO_STATIC

@@ -74,15 +74,12 @@ def walk(
         while queue:
             node = heappop(queue)[1]
             g = totals[node] if wanted and node in wanted else totals.pop(node)
-            sources, arrays, output, op = node.sources, node.arrays, node.output, node.op
+            op, sources, arrays, output = node.op, node.sources, node.arrays, node.output
             if sources is None or arrays is None:
                 raise _freed(node)
+            needed = node.needed if along is None else _along(node, along)
             inputs, rules, shares = arrays, op.rules, None
             if isinstance(op, FusedOp):
-                needed = [
-                    source is not None and source._tracked and (along is None or source in along)
-                    for source in sources
-                ]
                 if graph:
                     shares = _recorded_gradients(op, node, g, needed)
                 else:
@@ -96,7 +93,7 @@ def walk(
                     continue
                 if source._changed > node.time and arrays[i] is not None:
                     raise _changed(node, i)
-                if not (source._tracked and (along is None or source in along)):
+                if not needed[i]:
                     continue
                 share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
                 leaf = isinstance(source, Tensor)
@@ -122,6 +119,12 @@ def walk(
         return {key: _owned(totals[key], key in borrowed) for key in found}
     finally:
         reset_mode(token)
+
+
+def _along(node: Node, along: set[Any]) -> list[bool]:
+    """Which inputs need a gradient, if the walk goes nowhere else."""
+    assert node.sources is not None
+    return [n and source in along for n, source in zip(node.needed, node.sources, strict=True)]
 
 
 def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: list[bool]) -> list[Any]:
