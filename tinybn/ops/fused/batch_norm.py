@@ -6,7 +6,7 @@ direct, through μ, and through σ² (with dL/dσ² = -½ r² Σ γ dy x̂ and �
     dx = γ r dy  -  γ r Σ dy / n  -  γ r x̂ Σ(dy x̂) / n        dγ = Σ(dy x̂)        dβ = Σ dy
 
 and the path x → μ → σ² carries nothing, because Σ(x - μ) = 0. (Ioffe & Szegedy 2015, section 3.)
-x - μ is computed with a rounded μ; what that leaves, its mean, is subtracted afterwards.
+x - μ is computed with a rounded μ; what that leaves, the mean of x - μ, is subtracted afterwards.
 In evaluation μ and σ² are constants and only the direct path is left.
 """
 
@@ -24,7 +24,7 @@ from tinybn.ops.fused import batch_norm_in_parts as in_parts
 from tinybn.ops.fused.plans import planned
 from tinybn.ops.fused.sums import (
     cast,
-    channel_adder,
+    channel_adders,
     channel_sums,
     dtypes,
     long_rows,
@@ -33,17 +33,18 @@ from tinybn.ops.fused.sums import (
     small,
 )
 
+
 class Plan(NamedTuple):
     """output: the dtype of y. dtype: to compute in. casts: whether an input has another dtype.
 
-    add: Σ per channel, of n values.
+    add, average: Σ per channel, of n values, and Σ / n.
     """
 
     output: np.dtype
     dtype: np.dtype
     casts: bool
     add: Callable[[Array], Array]
-    n: Array
+    average: Callable[[Array], Array]
     minus_n: Array
     eps: Array
 
@@ -64,13 +65,13 @@ class Moments(NamedTuple):
 
 @planned
 def _plan(xp: Any, arrays: tuple[Any, ...], eps: float) -> Plan:
-    norm.check_batch_norm(*arrays, eps)
-    x, gamma, beta, *_ = arrays
+    x, gamma, beta, mean, var = arrays
+    norm.check_batch_norm(x, gamma, beta, mean, var, eps)
     output, dtype = dtypes(x, gamma, beta)
     casts = any(a is not None and a.dtype != dtype for a in (x, gamma, beta))
+    add, average = channel_adders(xp, x.shape, dtype)
     n = x.size // x.shape[1]
-    numbers = (number(xp, value, dtype) for value in (n, -n, eps))
-    return Plan(output, dtype, casts, channel_adder(xp, x.shape, dtype), *numbers)
+    return Plan(output, dtype, casts, add, average, number(xp, -n, dtype), number(xp, eps, dtype))
 
 
 @fused(composition=norm.batch_norm)
@@ -82,22 +83,23 @@ def batch_norm(
     if plan.casts:
         x, gamma, beta = cast(plan.dtype, x, gamma, beta)
     if mean is not None:
-        y, *moments = _evaluate(xp, x, gamma, beta, *cast(plan.dtype, mean, var), plan.eps)
+        mean, var = cast(plan.dtype, mean, var)
+        y, *moments = _evaluate(xp, x, gamma, beta, mean, var, plan.eps)
     elif small(x):
         y, *moments = _normalize(xp, x, gamma, beta, plan)
     else:
         y, *moments = in_parts.forward(x, gamma, beta, eps)
-    return y.astype(plan.output) if plan.casts else y, Moments(*moments)
+    return y.astype(plan.output, copy=False) if plan.casts else y, Moments(*moments)
 
 
 def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Any, ...]:
-    _, _, _, add, n, _, eps = plan
-    mean = add(x) / n
+    average = plan.average
+    mean = average(x)
     x_hat = x - per_channel(mean, x)
-    rest = add(x_hat) / n
+    rest = average(x_hat)
     x_hat -= per_channel(rest, x)
-    var = add(x_hat * x_hat) / n
-    r = xp.reciprocal(xp.sqrt(var + eps))
+    var = average(x_hat * x_hat)
+    r = xp.reciprocal(xp.sqrt(var + plan.eps))
     x_hat *= per_channel(r, x)
     y = x_hat if gamma is None else x_hat * per_channel(gamma, x)
     if beta is not None:

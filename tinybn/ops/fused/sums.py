@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,7 +29,7 @@ KEPT = 2**15
 
 
 def small(x: Array) -> bool:
-    """Whether calls of NumPy's for x cost more time than passes over it, and memory is no matter."""
+    """Whether calls of NumPy's for x take longer than its passes, so that memory is no matter."""
     return x.size <= KEPT
 
 
@@ -90,11 +91,17 @@ def column_sums(xp: Any, a: Array, weights: Array) -> Array:
     return (blocks.sum(axis=(0, 1), dtype=np.float64) + rest).astype(a.dtype)
 
 
-def channel_adder(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[Array], Array]:
-    """`channel_sums` for arrays of that shape and dtype, with the least ado."""
+Sums: TypeAlias = Callable[[Array], Array]
+
+
+def channel_adders(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Sums, Sums]:
+    """For arrays of that shape: `channel_sums` with the least ado, and that over n, an average."""
     if len(shape) == 2 and shape[0] <= 2 * BLOCK:
-        return _ones(xp, shape[0], dtype).dot
-    return functools.partial(channel_sums, xp)
+        ones = _ones(xp, shape[0], dtype)
+        return ones.dot, (ones / shape[0]).dot
+    add = functools.partial(channel_sums, xp)
+    n = number(xp, math.prod(shape) // shape[1], dtype)
+    return add, lambda a: add(a) / n
 
 
 def per_channel(v: Array, x: Array) -> Array:
