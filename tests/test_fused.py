@@ -368,6 +368,19 @@ def test_primitive_and_fused_ops_may_be_mixed_in_one_graph():
     np.testing.assert_allclose(*found, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i4", "i8", "u8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_labels_of_any_integer_dtype_and_logits_of_any_layout_are_the_same(dtype, order):
+    z, v = draw((6, 3)), tb.tensor(2.0, dtype=np.float64)
+    expected = tb.grad(ops.cross_entropy(t := tb.tensor(z, requires_grad=True), LABELS), t, v)
+    x = tb.tensor(z, requires_grad=True)
+    x.data = here(np.asarray(z, order=order))
+    (g,) = tb.grad(ops.cross_entropy(x, LABELS.astype(dtype)), x, v)
+    np.testing.assert_array_equal(g.numpy(), expected[0].numpy())
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        ops.cross_entropy(x, (LABELS + 1).astype(dtype))
+
+
 @every_call
 def test_working_part_by_part_changes_nothing_but_rounding(name, static, shapes, monkeypatch):
     inputs = draw_inputs(shapes)

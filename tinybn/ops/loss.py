@@ -25,6 +25,14 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
     return -mean(getitem(log_softmax(logits, axis=1), chosen))
 
 
+def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+    """The labels as an array on the host; the closed form asks the same of them."""
+    labels = on_host(labels)
+    check_label_array(labels, count, classes)
+    check_range(labels, classes)
+    return labels
+
+
 def check_logits(logits: Any) -> tuple[int, int]:
     """(N, C)."""
     shape = shape_of(logits)
@@ -33,8 +41,8 @@ def check_logits(logits: Any) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
-    """The labels as an array on the host; the closed form asks the same of them."""
+def on_host(labels: Any) -> np.ndarray:
+    """The labels as an array, if they are no array of a GPU's."""
     if isinstance(labels, Tensor):
         labels = labels.data
     if not isinstance(labels, np.ndarray | list | tuple):
@@ -42,7 +50,11 @@ def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
             f"cross_entropy: expected labels as a NumPy array, got {type(labels).__module__}."
             f"{type(labels).__name__}: labels stay on the host, where they are checked"
         )
-    labels = np.asarray(labels)
+    return np.asarray(labels)
+
+
+def check_label_array(labels: np.ndarray, count: int, classes: int) -> None:
+    """What dtype and shape must be."""
     if labels.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: expected integer labels, got dtype {labels.dtype}")
     if labels.shape != (count,):
@@ -52,12 +64,16 @@ def check_labels(labels: Any, count: int, classes: int) -> np.ndarray:
         )
     if count == 0:
         raise ValueError("cross_entropy: the batch is empty")
-    if labels.astype(np.uint64, copy=False).max() >= classes:  # where -1 is the largest number
+
+
+def check_range(labels: np.ndarray, classes: int) -> None:
+    """What the labels themselves must be."""
+    largest = np.maximum.reduce(labels.astype(np.uint64, copy=False))  # of them, -1 is the largest
+    if largest >= classes:
         raise ValueError(
             f"cross_entropy: expected labels from 0 to {classes - 1} for {classes} classes, "
             f"got {labels.min()} to {labels.max()}"
         )
-    return labels
 
 
 def mse_loss(prediction: Input, target: Input) -> Tensor:

@@ -56,12 +56,6 @@ def _ones(xp: Any, n: int, dtype: Any) -> Array:
     return xp.ones(n, dtype=dtype)
 
 
-@functools.cache
-def numbers(xp: Any, n: int) -> Array:
-    """0, 1, …, n - 1, to index with."""
-    return xp.arange(n)
-
-
 def total(sums: list[Array]) -> Array:
     """The sum of the sums of all parts; of one part, just that."""
     return functools.reduce(operator.add, sums)
