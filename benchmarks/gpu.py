@@ -38,8 +38,8 @@ def workloads() -> Iterator[tuple[str, Callable[[], Any]]]:
                 with tb.use_fused(False):
                     return both()
 
-            yield f"{op.name} {n} x {width}, forward and backward", both
-            yield f"{op.name} {n} x {width}, from primitive ops", composed
+            yield f"{op.__name__} {n} x {width}, forward and backward", both
+            yield f"{op.__name__} {n} x {width}, from primitive ops", composed
     for norm in ("none", "batch", "layer"):
         yield f"training step, MLP 64-256-256-10, batch 256, norm {norm}", _training(norm, rng)
 

@@ -71,25 +71,25 @@ def _tinybn(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
 
 def _bare(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
     """The op's own function and rules. Gradients of operands are added up, as the engine must."""
-    function: Any = getattr(tb.ops, op)
+    declared: Any = getattr(tb.ops, op).op
     ones = np.ones_like(x)
     if op in FUSED:
         needed = [True] * (1 + len(operands))
         static = STATIC.get(op, {})
 
         def forward(*inputs: Any) -> Any:
-            return function.forward(np, *inputs, **static)
+            return declared.forward(np, *inputs, **static)
 
         def backward(g: Any, y: Any, *inputs: Any) -> Any:
-            return function.closed_form(np, needed, g, y, *inputs, **static)
+            return declared.closed_form(np, needed, g, y, *inputs, **static)
     else:
 
         def forward(*inputs: Any) -> Any:
-            y = function.op.forward(np, *inputs)
+            y = declared.forward(np, *inputs)
             return y, y
 
         def backward(g: Any, y: Any, *inputs: Any) -> Any:
-            return [rule(g, y, *inputs) for rule in function.op.rules]
+            return [rule(g, y, *inputs) for rule in declared.rules]
 
     def work() -> Any:
         y, saved = x, []

@@ -24,10 +24,11 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from tinybn.backend import Array
 from tinybn.recording import Op, current_mode, in_mode, module_of, remember, unpack
+from tinybn.signatures import sorting
 from tinybn.tensor import Tensor
 
 FUSED: dict[str, FusedOp] = {}
@@ -39,7 +40,20 @@ def use_fused(wanted: bool = True) -> AbstractContextManager[None]:
     return in_mode(fused=wanted)
 
 
-def fused(composition: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], FusedOp]:
+class Fused(Protocol):
+    """An op made by `fused`, a function with the signature of its composition."""
+
+    __name__: str
+    op: FusedOp
+    backward: Callable[[Callable[..., Any]], None]
+    forward_on: Callable[[str], Callable[[Callable[..., Any]], None]]
+    backward_on: Callable[[str], Callable[[Callable[..., Any]], None]]
+    with_saved: Callable[..., tuple[Any, Any]]
+
+    def __call__(self, *args: Any, **static: Any) -> Any: ...
+
+
+def fused(composition: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], Fused]:
     """Make an op of a closed form that must equal `composition`, whose arguments it takes.
 
     The function takes the array library `xp` and the inputs, which are arrays or None; what is
@@ -48,11 +62,12 @@ def fused(composition: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], 
     bool each), the gradient `g` of the output, what was saved, and the same arguments. It returns
     one gradient per input, in the shape of that; None, or anything, where none is needed.
     """
-    return lambda forward: FusedOp(forward, composition)
+
+    return lambda forward: FusedOp(forward, composition).call
 
 
 class FusedOp(Op):
-    """See `fused`. Calling it is calling the composition, but faster."""
+    """See `fused`."""
 
     optional = True
 
@@ -63,12 +78,18 @@ class FusedOp(Op):
         self.differentiable = self.keeps_output = True
         self.unread = self.constant = []  # the composition reads everything
         self.composition = composition
-        self.bind = _binder(composition, inputs)
-        self.names = inputs
         self.forwards: dict[str, Callable[..., Any]] = {}
         self.backwards: dict[str, Callable[..., Any]] = {}
-        functools.update_wrapper(self, composition)
+        call: Any = sorting(self.run, composition, inputs, then="[0]")
+        call.op = self
+        call.with_saved = sorting(self.run, composition, inputs)
+        call.backward = self.backward
+        call.forward_on, call.backward_on = self.forward_on, self.backward_on
+        self.call: Fused = call
         FUSED[self.name] = self
+
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        return self.call(*args, **static)
 
     def backward(self, closed_form: Callable[..., Any]) -> None:
         """Declare the closed form of the gradients (a decorator)."""
@@ -82,14 +103,8 @@ class FusedOp(Op):
         """Declare another backward, which gets what that forward saved (a decorator)."""
         return functools.partial(self.backwards.__setitem__, backend)
 
-    def __call__(self, *args: Any, **static: Any) -> Any:
-        return self._run(*self.bind(*args, **static))[0]
-
-    def with_saved(self, *args: Any, **static: Any) -> tuple[Any, Any]:
+    def run(self, inputs: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         """The output, and what the closed form saved for its backward (None of a composition)."""
-        return self._run(*self.bind(*args, **static))
-
-    def _run(self, inputs: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         if not current_mode().fused:
             return self.compose(inputs, static), None
         arrays, sources, needed, xp, state = unpack(self, inputs)
@@ -111,23 +126,3 @@ class FusedOp(Op):
         xp = module_of(g)
         backward = self.backwards.get(xp.__name__, self.closed_form)
         return backward(xp, needed, g, saved, *inputs, **static)
-
-
-def _binder(composition: Callable[..., Any], inputs: list[str]) -> Callable[..., Any]:
-    """A function with the composition's signature that returns the inputs, and the rest by name.
-
-    Python's own call sorts arguments ten times faster than `inspect.Signature.bind`, and says best
-    what is wrong with them.
-    """
-    parameters = inspect.signature(composition).parameters
-    bare = [
-        p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else None)
-        for p in parameters.values()
-    ]
-    static = ", ".join(f"{name!r}: {name}" for name in parameters if name not in inputs)
-    signature = str(inspect.Signature(bare))[1:-1]
-    bind = eval(f"lambda {signature}: ([{', '.join(inputs)}], {{{static}}})")  # noqa: S307
-    bind.__defaults__ = composition.__defaults__
-    bind.__kwdefaults__ = composition.__kwdefaults__
-    bind.__qualname__ = composition.__name__
-    return bind

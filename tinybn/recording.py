@@ -17,7 +17,6 @@ import contextlib
 import dis
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import ModuleType
@@ -27,6 +26,7 @@ import numpy as np
 
 from tinybn import anomaly
 from tinybn.backend import MODULES, Array, BackendMismatchError
+from tinybn.signatures import sorting
 from tinybn.tensor import Tensor, tick, wrap
 
 P = ParamSpec("P")
@@ -76,16 +76,25 @@ class Op:
         parameters = list(inspect.signature(forward).parameters.values())[1:]
         variadic = bool(parameters) and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL
         self.name = forward.__name__.strip("_")
+        self.names = [p.name for p in parameters[: len(rules)]]
         self.forward = forward
         self.rules: Any = _ForEach(rules[0]) if variadic and rules[0] else rules
         self.differentiable = any(rules)
-        self.inputs = sys.maxsize if variadic else len(rules)
-        self.static = [p.name for p in parameters[self.inputs :]]
-        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         read = [_arguments_read(rule, 2 + len(rules)) for rule in rules if rule is not None]
         self.keeps_output = any(1 in arguments for arguments in read)
         self.unread = [i for i in range(len(rules)) if all(2 + i not in args for args in read)]
         self.constant = [i for i, rule in enumerate(rules) if rule is None]
+
+    def run(self, inputs: list[Any], static: dict[str, Any]) -> Any:
+        """The output; recorded, if a gradient may be wanted."""
+        arrays, sources, needed, xp, state = unpack(self, inputs)
+        try:
+            y = self.forward(xp, *arrays, **static)
+        except (AttributeError, TypeError, ValueError, IndexError) as error:
+            raise _explained(self, arrays, static, error) from error
+        if not state:
+            return y
+        return remember(self, y, None, arrays, sources, needed, static, state)
 
 
 class _ForEach:
@@ -174,27 +183,8 @@ def primitive(
 
     def decorate(forward: Callable[Concatenate[Any, P], Array]) -> Callable[P, Tensor]:
         op = Op(forward, rules)
-        inputs, defaults = op.inputs, op.defaults
-
-        @functools.wraps(forward)
-        def call(*args: Any, **static: Any) -> Any:
-            if len(args) > inputs:  # static arguments by position, as NumPy's functions take them
-                args = _bind(op, args, static)
-            if defaults:
-                static = {**defaults, **static}
-            arrays, sources, needed, xp, state = unpack(op, args)
-            try:
-                y = forward(xp, *arrays, **static)
-            except (AttributeError, TypeError, ValueError, IndexError) as error:
-                raise _explained(op, arrays, static, error) from error
-            if not state:
-                return y
-            return remember(op, y, None, arrays, sources, needed, static, state)
-
-        signature = inspect.signature(forward)
-        visible = list(signature.parameters.values())[1:]  # without xp
-        call.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
-        call.op = op  # type: ignore[attr-defined]
+        call: Any = sorting(op.run, forward, op.names, skip=1)
+        call.op = op
         return call
 
     return decorate
@@ -279,18 +269,6 @@ def remember(
     node.time = tick()
     node.line = anomaly.user_line() if mode.anomaly else None
     return wrap(y, node)
-
-
-def _bind(op: Op, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[Any, ...]:
-    """Put the positional arguments after the inputs into `static`, and return the inputs."""
-    extra = dict(zip(op.static, args[op.inputs :], strict=False))
-    if len(extra) < len(args) - op.inputs or not static.keys().isdisjoint(extra):
-        raise TypeError(
-            f"{op.name} takes {op.inputs} inputs, then {', '.join(op.static) or 'nothing'}: got "
-            f"{len(args)} arguments by position and {', '.join(static) or 'nothing'} by name"
-        )
-    static.update(extra)
-    return args[: op.inputs]
 
 
 def _explained(op: Op, arrays: list[Any], static: dict[str, Any], error: Exception) -> Exception:

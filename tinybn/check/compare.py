@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from tinybn.autodiff import Contribution, watch
 from tinybn.check.derivatives import by_autodiff, by_differences, draw_weights
-from tinybn.fusion import FUSED, FusedOp, use_fused
+from tinybn.fusion import FUSED, Fused, FusedOp, use_fused
 from tinybn.tensor import Tensor
 
 EXACT = np.dtype(np.longdouble)
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 def compare(
-    op: FusedOp | str,
+    op: Fused | str,
     inputs: Sequence[Any],
     static: Mapping[str, Any] | None = None,
     *,
@@ -79,13 +79,13 @@ def compare(
                                cancellation costs every dtype the same number of its ULP
         differences            8 times their own error bound, plus 1e-10 of the scale
     """
-    op = _fused_op(op)
+    fused = _fused_op(op)
     arrays = [_rounded(x) for x in inputs]
-    names = op.names[: len(arrays)]
+    names = fused.names[: len(arrays)]
     keywords = {name: _moved(static or {}, name) for name in ("numpy", *backends)}
 
     def fn(*xs: Tensor) -> Tensor:
-        return op(**dict(zip(names, xs, strict=True)), **keywords[xs[0].backend])
+        return fused.call(**dict(zip(names, xs, strict=True)), **keywords[xs[0].backend])
 
     rng = rng or np.random.default_rng(0)
     with use_fused(False):
@@ -109,7 +109,12 @@ def compare(
     ) -> list[Row]:
         return [
             _row(
-                (op.name, backend, str(dtype), method, k, name), got, want, scale, dtype, limits[k]
+                (fused.name, backend, str(dtype), method, k, name),
+                got,
+                want,
+                scale,
+                dtype,
+                limits[k],
             )
             for k in range(orders + 1)
             for name, got, want, scale in zip(head[k], found[k], exact[k], scales[k], strict=True)
@@ -129,20 +134,19 @@ def compare(
             unlimited = [np.inf] * (orders + 1)
             table += [r._replace(verdict="") for r in rows("", dtype, method, found, unlimited)]
     if differences:
-        table += _differences(op.name, fn, arrays, names, weights, exact, scales)
+        table += _differences(fused.name, fn, arrays, names, weights, exact, scales)
     return table
 
 
-def _fused_op(op: FusedOp | str) -> FusedOp:
-    if isinstance(op, str) and op in FUSED:
-        return FUSED[op]
-    if not isinstance(op, FusedOp):
+def _fused_op(op: Fused | str) -> FusedOp:
+    found = FUSED.get(op) if isinstance(op, str) else getattr(op, "op", None)
+    if not isinstance(found, FusedOp):
         what = repr(op) if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
         raise TypeError(
             f"compare: {what} has no composition to be compared with: expected one of "
             f"{', '.join(FUSED)}, or an op made with @fused"
         )
-    return op
+    return found
 
 
 def _rounded(x: Any) -> np.ndarray:
