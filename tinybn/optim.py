@@ -44,6 +44,7 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
         self._packs: list[Pack] = []
+        self._packed: set[int] = set()  # the numbers of their parameters
 
     def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
         """Change the array p in place, given its gradient g, in its step 1, 2, …
@@ -57,15 +58,14 @@ class Optimizer:
         update, params, states = self.update, self.params, self.state
         together = getattr(update, "elementwise", False)
         if not (together and all(pack.holds(params, states) for pack in self._packs)):
-            self._packs = []
+            self._packs, self._packed = [], set()
         for pack in self._packs:
             pack.update(params, states, update)
-        done = {i for pack in self._packs for i in pack.members}
         alone = []
-        for i, (p, state) in enumerate(zip(params, states, strict=True)):
-            if i in done or p.grad is None:
+        for i, p in enumerate(params):
+            if i in self._packed or p.grad is None:
                 continue
-            data = p.data
+            data, state = p.data, states[i]
             if not state:
                 state["step"] = 0
                 state.update({name: module_of(p).zeros_like(data) for name in self.memory})
@@ -75,10 +75,11 @@ class Optimizer:
             alone.append(i)
         if together and alone:
             self._packs += packs(alone, params, states, self.memory)
+            self._packed = {i for pack in self._packs for i in pack.members}
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, whose arrays are others than those that are packed."""
-        return {**vars(self), "_packs": []}
+        return {**vars(self), "_packs": [], "_packed": set()}
 
     def zero_grad(self) -> None:
         """Forget the gradients: each `.grad` becomes None."""
