@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
+
 from tinybn.backend import BackendMismatchError
 from tinybn.fusion import fused, use_fused
 from tinybn.recording import Node, in_mode, module_of, primitive
@@ -131,7 +133,8 @@ def _seed(tensor: Tensor, gradient: Any) -> Tensor:
                 f"only a scalar can do without a gradient: expected one of shape {tensor.shape}, "
                 "got none; pass it, or reduce the Tensor first, for example with .sum()"
             )
-        return wrap(module_of(tensor).ones((), dtype=tensor.dtype))
+        xp, dtype = module_of(tensor), tensor.dtype
+        return wrap(np.array(1, dtype) if xp is np else xp.ones((), dtype))  # NumPy's ones is slow
     if not isinstance(gradient, Tensor):
         gradient = Tensor(gradient, backend=tensor.backend)
     if gradient.shape != tensor.shape:

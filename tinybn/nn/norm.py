@@ -11,7 +11,8 @@ from tinybn import ops
 from tinybn.backend import Array
 from tinybn.nn.module import Module, at_least_1, parameter
 from tinybn.ops.fused.batch_norm import Moments
-from tinybn.ops.fused.sums import number
+from tinybn.ops.fused.plans import planned
+from tinybn.ops.fused.sums import cast
 from tinybn.recording import module_of
 from tinybn.tensor import Input, Tensor, tensor
 
@@ -65,26 +66,23 @@ class BatchNorm(Module):
 
     def _track(self, x: Any, moments: Moments | None) -> None:
         """Let the running statistics follow the batch x, an array; into new arrays."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        n = x.size // x.shape[1]
         if moments is None:  # batch norm ran as a composition
             axis = (0, *range(2, x.ndim))
             moments = Moments(ops.mean(x, axis), 0, ops.var(x, axis), None)
-        mean, var = self.running_mean, self.running_var  # of which arrays others may know
-        mean._data = self._follow(mean._data, weight, moments.mean + moments.rest, weight)
-        var._data = self._follow(var._data, weight, moments.var, weight * n / (n - 1))
-
-    def _follow(self, old: Array, weight: float, new: Array, scale: float) -> Array:
-        """(1 - weight) · old + scale · new."""
-        keep: Any = 1 - weight
-        if self.momentum is not None:  # always the same, so 0-d arrays, which NumPy takes faster
-            xp = module_of(old)
-            keep, scale = number(xp, keep, old.dtype), number(xp, scale, new.dtype)
-        return (old * keep + new * scale).astype(old.dtype, copy=False)
+        new_mean, new_var = moments.mean + moments.rest, moments.var
+        if new_var.dtype != var.dtype:
+            new_mean, new_var = cast(var.dtype, new_mean, new_var)
+        if self.momentum is None:
+            keep, weight, unbiased = _weights(1 / self.num_batches_tracked, x)
+        else:  # always the same
+            keep, weight, unbiased = _arrays_of_weights(module_of(x), (x, var._data), self.momentum)
+        mean._data = mean._data * keep + new_mean * weight
+        var._data = var._data * keep + new_var * unbiased
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.num_features})"
@@ -183,6 +181,19 @@ NORMS: dict[str, Callable[[int], Module]] = {
     "group": lambda width: GroupNorm(4, width),
     "rms": RMSNorm,
 }
+
+
+def _weights(momentum: float, x: Any) -> tuple[float, float, float]:
+    """Of what was, of a new mean, and of a new biased variance of x, which becomes unbiased."""
+    n = x.size // x.shape[1]
+    return 1 - momentum, momentum, momentum * n / (n - 1)
+
+
+@planned
+def _arrays_of_weights(xp: Any, arrays: tuple[Any, Any], momentum: float) -> list[Array]:
+    """The same as 0-d arrays, which NumPy takes faster, and a GPU gets only once."""
+    x, running = arrays
+    return [xp.asarray(weight, running.dtype) for weight in _weights(momentum, x)]
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
