@@ -2,8 +2,8 @@
 
 Each equals the composition of primitive ops that it names, which tests and `make compare` check
 number by number. What is kept for the backward pass is the input and a few numbers per channel or
-row, never a second array of its size (but the softmax, in cross-entropy). What is called …_on_cupy
-holds the same as CuPy's kernels.
+row, and of small arrays x̂ (in cross-entropy the exponentials). What is called …_in_parts works on
+large arrays of NumPy's, and what is called …_on_cupy holds the same as CuPy's kernels.
 """
 
 from tinybn.ops.fused import cross_entropy_on_cupy, norm_on_cupy  # noqa: F401, they declare themselves

@@ -5,126 +5,124 @@ the row: with g = γ dy,
 
     dx = r (g - mean(g) - x̂ mean(g x̂))        dγ = Σ(dy x̂), dβ = Σ dy over the rows
 
-and without mean(g) for RMS norm, which does not centre. (Ba, Kiros & Hinton 2016, section 3.) With
-d = x - mean and x̂ = r (d - rest), where rest is what rounding took from the mean, all sums are
-matrix products: of dy and dy · d with γ, or with r.
+and without mean(g) for RMS norm, which does not centre. (Ba, Kiros & Hinton 2016, section 3.) All
+sums are matrix products: the means of g and g x̂ are those of dy and dy x̂ with the weights γ / n.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tinybn.backend import Array
 from tinybn.fusion import fused
 from tinybn.ops import norm
-from tinybn.ops.fused.sums import (
-    cast,
-    channel_sums,
-    column_sums,
-    dtypes,
-    long_rows,
-    number,
-    parts,
-    row_dots,
-    row_sums,
-    total,
-)
+from tinybn.ops.fused import layer_norm_in_parts as in_parts
+from tinybn.ops.fused.plans import planned
+from tinybn.ops.fused.sums import BLOCK, cast, channel_adders, dtypes, number, row_dots, small
+
+
+class Plan(NamedTuple):
+    """shape: of x as rows, each normalized by itself. output: the dtype of y. dtype: to compute in.
+
+    casts: whether an input has another. add: Σ over the rows. weights: 1 / n for each of a row.
+    """
+
+    shape: tuple[int, int]
+    output: np.dtype
+    dtype: np.dtype
+    casts: bool
+    add: Callable[[Array], Array]
+    weights: Array
+    n: Array
+    eps: Array
 
 
 class Rows(NamedTuple):
-    """Of each row: the mean (+ rest; both are None without centring) and r = 1 / √(σ² + ε)."""
+    """Of each row: the mean (+ rest; both are None without centring) and r = 1 / √(σ² + ε).
+
+    x_hat, plan: what the backward pass of a small array uses; x̂ as rows.
+    """
 
     mean: Array | None
     rest: Array | None
     r: Array
+    x_hat: Array | None = None
+    plan: Plan | None = None
 
 
-def _rows(x: Array, axis: Any) -> tuple[int, int]:
-    """The shape of x as rows to be normalized, each by itself."""
+@planned
+def _plan(xp: Any, arrays: tuple[Any, ...], name: str, axis: Any, eps: float) -> Plan:
+    norm.check_last_axes(name, arrays[0], axis, *arrays[1:], eps=eps)
+    x = arrays[0]
     n = math.prod(x.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
-    return x.size // n, n
+    shape = x.size // n, n
+    output, dtype = dtypes(*arrays)
+    casts = any(a is not None and a.dtype != dtype for a in arrays)
+    add, _ = channel_adders(xp, shape, dtype)
+    weights = xp.full(n, 1 / n, dtype)
+    return Plan(
+        shape, output, dtype, casts, add, weights, number(xp, n, dtype), number(xp, eps, dtype)
+    )
+
+
+def _keeps_x_hat(x: Array, plan: Plan) -> bool:
+    return small(x) and plan.shape[1] <= 16 * BLOCK  # BLAS adds longer rows up with larger errors
 
 
 def _normalize(
-    xp: Any, x: Array, gamma: Any, beta: Any, shape: tuple[int, int], eps: float, centred: bool
+    xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan, centred: bool
 ) -> tuple[Array, Rows]:
-    output, dtype = dtypes(x, gamma, beta)
-    x, gamma, beta = cast(dtype, x, gamma, beta)
-    a = x.reshape(shape)
-    n, eps = number(xp, shape[1], dtype), number(xp, eps, dtype)
-    y = xp.empty(shape, dtype=dtype)
-    mean: Any = xp.empty(shape[0], dtype=dtype) if centred else None
-    rest: Any = xp.empty(shape[0], dtype=dtype) if centred else None
-    r = xp.empty(shape[0], dtype=dtype)
-    with long_rows(shape[1]):
-        for s in parts(a):
-            d = a[s]
-            if centred:
-                mean[s] = row_sums(xp, d) / n
-                d = xp.subtract(d, mean[s, None], out=y[s])
-                rest[s] = row_sums(xp, d) / n
-                d -= rest[s, None]
-            r[s] = xp.reciprocal(xp.sqrt(row_dots(xp, d, d) / n + eps))
-            d = xp.multiply(d, r[s, None], out=y[s])
-            if gamma is not None:
-                d *= gamma.reshape(-1)
-            if beta is not None:
-                d += beta.reshape(-1)
-    return y.reshape(x.shape).astype(output, copy=False), Rows(mean, rest, r)
+    if plan.casts:
+        x, gamma, beta = cast(plan.dtype, x, gamma, beta)
+    a, gamma, beta = _shaped(x, plan.shape), _flat(gamma), _flat(beta)
+    if _keeps_x_hat(x, plan):
+        x_hat = a - a.dot(plan.weights)[:, None] if centred else a
+        if centred:
+            x_hat -= x_hat.dot(plan.weights)[:, None]
+        r = xp.reciprocal(xp.sqrt(row_dots(xp, x_hat, x_hat) / plan.n + plan.eps))
+        x_hat = xp.multiply(x_hat, r[:, None], out=x_hat if centred else None)
+        y = x_hat if gamma is None else x_hat * gamma
+        if beta is not None:
+            y = y + beta
+        rows = Rows(None, None, r, x_hat, plan)
+    else:
+        y, *moments = in_parts.forward(xp, a, gamma, beta, plan.eps, centred)
+        rows = Rows(*moments)
+    y = _shaped(y, x.shape)
+    return y.astype(plan.output, copy=False) if plan.casts else y, rows
 
 
 def _gradients(
-    xp: Any, needed: Any, dy: Array, rows: Rows, x: Array, gamma: Any, shape: tuple[int, int]
+    xp: Any, needed: Any, dy: Array, rows: Rows, x: Array, gamma: Any, plan: Plan, centred: bool
 ) -> tuple[Any, Any, Any]:
-    """dx, dγ and dβ, the last two flat. (No view where an array will do: of a leaf's `.grad`, views
-    are copied.)
-    """
-    mean, rest, r = rows
-    dy, x, gamma = cast(r.dtype, dy, x, gamma)
-    dy, a = dy.reshape(shape), x.reshape(shape)
-    if not (needed[0] or needed[1]):
-        return None, None, channel_sums(xp, dy) if needed[2] else None
-    whole = xp.empty(x.shape, dtype=r.dtype) if needed[0] else None
-    dx: Any = None if whole is None else whole.reshape(shape)
-    dgamma, dbeta = [], []
-    gamma = xp.ones(shape[1], dtype=r.dtype) if gamma is None else gamma.reshape(-1)
-    minus_n = number(xp, -shape[1], r.dtype)
-    with long_rows(shape[1]):
-        for s in parts(a):
-            d, g, r_s = a[s], dy[s], r[s]
-            if mean is not None:
-                d = xp.subtract(d, mean[s, None], out=None if dx is None else dx[s])
-            products = g * d
-            if needed[2]:
-                dbeta.append(channel_sums(xp, g))
-            if needed[1]:
-                dgamma.append(column_sums(xp, products, r_s))
-                if rest is not None:
-                    dgamma[-1] -= column_sums(xp, g, r_s * rest[s])
-            if dx is None:
-                continue
-            slope = products.dot(gamma)  # Σ g x̂, but for a factor
-            if rest is not None:
-                sum_g = g.dot(gamma)
-                slope -= rest[s] * sum_g
-            slope /= minus_n
-            slope *= r_s * r_s * r_s
-            d = xp.multiply(d, slope[:, None], out=dx[s])
-            if rest is not None:
-                d -= (slope * rest[s] - r_s * sum_g / minus_n)[:, None]
-            scale = xp.multiply(r_s[:, None], gamma, out=products)
-            scale *= g
-            d += scale
-    return whole, total(dgamma) if needed[1] else None, total(dbeta) if needed[2] else None
+    """dx, dγ and dβ, the last two flat."""
+    if plan.casts:
+        dy, x, gamma = cast(plan.dtype, dy, x, gamma)
+    dy, gamma = _shaped(dy, plan.shape), _flat(gamma)
+    mean, rest, r, x_hat, _ = rows
+    if x_hat is None:
+        return in_parts.backward(xp, needed, dy, x, gamma, mean, rest, r)
+    products = dy * x_hat
+    dgamma, dbeta = plan.add(products), plan.add(dy)
+    weights = plan.weights if gamma is None else gamma * plan.weights
+    dx = x_hat * products.dot(weights)[:, None]
+    dx -= dy if gamma is None else dy * gamma
+    if centred:
+        dx += dy.dot(weights)[:, None]
+    dx *= -r[:, None]
+    return _shaped(dx, x.shape), dgamma, dbeta
 
 
 @fused(composition=norm.layer_norm)
 def layer_norm(
     xp: Any, x: Array, gamma: Any, beta: Any, *, axis: Any, eps: float
 ) -> tuple[Array, Rows]:
-    norm.check_last_axes("layer_norm", x, axis, gamma, beta, eps=eps)
-    return _normalize(xp, x, gamma, beta, _rows(x, axis), eps, centred=True)
+    plan = _plan(xp, (x, gamma, beta), "layer_norm", axis, eps)
+    return _normalize(xp, x, gamma, beta, plan, centred=True)
 
 
 @layer_norm.backward
@@ -132,25 +130,33 @@ def _(
     xp: Any, needed: Any, dy: Array, rows: Rows, x: Array, gamma: Any, beta: Any, *,
     axis: Any, eps: float,
 ) -> Any:  # fmt: skip
-    dx, dgamma, dbeta = _gradients(xp, needed, dy, rows, x, gamma, _rows(x, axis))
+    plan = rows.plan or _plan(xp, (x, gamma, beta), "layer_norm", axis, eps)
+    dx, dgamma, dbeta = _gradients(xp, needed, dy, rows, x, gamma, plan, centred=True)
     return dx, _like(dgamma, gamma), _like(dbeta, beta)
 
 
 @fused(composition=norm.rms_norm)
 def rms_norm(xp: Any, x: Array, gamma: Any, *, axis: Any, eps: float) -> tuple[Array, Rows]:
-    norm.check_last_axes("rms_norm", x, axis, gamma, eps=eps)
-    return _normalize(xp, x, gamma, None, _rows(x, axis), eps, centred=False)
+    plan = _plan(xp, (x, gamma), "rms_norm", axis, eps)
+    return _normalize(xp, x, gamma, None, plan, centred=False)
 
 
 @rms_norm.backward
 def _(
     xp: Any, needed: Any, dy: Array, rows: Rows, x: Array, gamma: Any, *, axis: Any, eps: float
 ) -> Any:
-    dx, dgamma, _ = _gradients(xp, [*needed, False], dy, rows, x, gamma, _rows(x, axis))
+    plan = rows.plan or _plan(xp, (x, gamma), "rms_norm", axis, eps)
+    dx, dgamma, _ = _gradients(xp, [*needed, False], dy, rows, x, gamma, plan, centred=False)
     return dx, _like(dgamma, gamma)
 
 
+def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
+    return a if a.shape == shape else a.reshape(shape)
+
+
+def _flat(parameter: Any) -> Any:
+    return parameter if parameter is None or parameter.ndim == 1 else parameter.reshape(-1)
+
+
 def _like(gradient: Any, parameter: Any) -> Any:
-    return (
-        gradient if gradient is None or parameter.ndim == 1 else gradient.reshape(parameter.shape)
-    )
+    return gradient if gradient is None or parameter is None else _shaped(gradient, parameter.shape)
