@@ -105,6 +105,17 @@ def default() -> str | None:
     return _default.get()
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MiB of what is freed, and not give it back to the system.
+
+    A training step frees what it asked for, and the next one asks for it again. Every page that had
+    gone back is then made anew, which takes longer than to fill it with numbers. glibc keeps twice
+    the size of the largest block below 32 MiB that it ever freed (mallopt(3), M_TRIM_THRESHOLD), so
+    it is enough to free one of that size; nothing is written to it. Elsewhere this does nothing.
+    """
+    np.empty(2**25 - 2**16, np.uint8)
+
+
 def problems() -> dict[str, str | None]:
     """Per backend, why it can't be used here and what to do about it; None if it can."""
     found: dict[str, str | None] = {}

@@ -24,7 +24,7 @@ from tinybn.tensor import Tensor, tick
 SMALL = 4096
 """Elements. Larger parameters go alone: copying them would cost what the overhead does."""
 
-TOGETHER = 2**15
+TOGETHER = 2**14
 """Elements of a pack, more or less: a larger one gains no time, and its temporaries cost pages."""
 
 State: TypeAlias = dict[str, Any]
