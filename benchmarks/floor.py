@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tinybn.backend import keep_freed_memory
-
 EPS = 1e-5
 LR = {"sgd": 0.01, "adam": 0.001}
 MOMENTUM = 0.9
@@ -47,7 +45,6 @@ class Floor:
         self.running_mean = [np.zeros(shape, np.float32) for shape in hidden]
         self.running_var = [np.ones(shape, np.float32) for shape in hidden]
         self.update = optimizer_by_hand(optimizer, [self.flat])
-        keep_freed_memory()
 
     w: list[np.ndarray]
     dw: list[np.ndarray]

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-import tinybn as tb
 from benchmarks.mlp import NETS, weights_and_batches
 from benchmarks.rivals import STEPS, native
 
@@ -72,6 +71,8 @@ def _chain(rival: str, op: str, length: int) -> dict[str, float]:
 
 
 def _tinybn_chain(op: str) -> Callable[[int], Any]:
+    import tinybn as tb
+
     x = tb.tensor(np.ones(1, np.float32), requires_grad=True)
     factor: Any = 1.0 if op == "y · number" else tb.tensor(x, requires_grad=True)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-import tinybn as tb
 from benchmarks.rivals import native
 
 SHAPES = ((64, 32), (256, 128), (256, 1024), (1024, 512), (4096, 1024))
@@ -34,6 +33,8 @@ def check_gradients(found: dict[str, list[float]]) -> None:
 
 
 def _tinybn(op: str, fused: bool, x: Any, gamma: Any, beta: Any, dy: Any) -> Callable[[], Any]:
+    import tinybn as tb
+
     function: Any = {"batch": tb.ops.batch_norm, "layer": tb.ops.layer_norm}[op]
     leaves = [tb.tensor(a, requires_grad=True) for a in (x, gamma, beta)]
     upstream = tb.tensor(dy)

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-import tinybn as tb
 from benchmarks.rivals import native
-from tinybn.fusion import FUSED
 
 LENGTH = 100
 SHAPE = (8, 8)
@@ -52,6 +50,8 @@ def make(rival: str, op: str) -> tuple[Callable[[], Any] | None, dict[str, Any]]
 
 
 def _tinybn(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    import tinybn as tb
+
     function: Any = getattr(tb.ops, op)
     leaves = [tb.tensor(a, requires_grad=True) for a in (x, *operands)]
     ones = tb.tensor(np.ones_like(x))
@@ -71,6 +71,9 @@ def _tinybn(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
 
 def _bare(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
     """The op's own function and rules. Gradients of operands are added up, as the engine must."""
+    import tinybn as tb
+    from tinybn.fusion import FUSED
+
     declared: Any = getattr(tb.ops, op).op
     ones = np.ones_like(x)
     if op in FUSED:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import tinybn as tb
 from benchmarks.floor import (
     ADAM_EPS,
     BETA1,
@@ -31,6 +30,8 @@ Weights = Sequence[np.ndarray]
 
 def tinybn(weights: Weights, optimizer: str) -> Step:
     """`nn.MLP`, `cross_entropy`, `backward`, an optimizer: nothing but the front door."""
+    import tinybn as tb
+
     model = tb.nn.MLP([*(len(w) for w in weights), weights[-1].shape[1]], norm="batch")
     for own, given in zip((p for p in model.parameters() if p.ndim == 2), weights, strict=True):
         own.data = given.copy()

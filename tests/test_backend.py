@@ -1,5 +1,10 @@
-"""Which library owns an array, and what is said when one can't be had. (No GPU is needed here.)"""
+"""Which library owns an array, and what is said when one can't be had. (No GPU is needed here.)
 
+And what importing tinybn tells the C library.
+"""
+
+import platform
+import subprocess
 import sys
 import types
 
@@ -220,3 +225,29 @@ def test_cupy_is_not_imported_before_it_is_wanted():
 def test_arrays_of_subclasses_are_refused():
     with pytest.raises(TypeError, match="got MaskedArray"):
         tb.tensor([1.0]) + np.ma.array([1.0])
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+if sys.argv[1] == "tinybn":
+    import tinybn
+
+def step():
+    arrays = [np.ones(2**19, np.float32) for _ in range(16)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+counts = [step() for _ in range(10)]
+print(counts[-1] - counts[2])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps what is freed")
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    faults = {}
+    for what in ("numpy", "tinybn"):
+        command = [sys.executable, "-c", FAULTS, what]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        faults[what] = int(run.stdout)
+    assert faults["numpy"] > 50  # else this shows nothing
+    assert faults["tinybn"] < faults["numpy"] / 10

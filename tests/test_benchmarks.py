@@ -179,3 +179,9 @@ def test_the_help_says_what_runs():
         [sys.executable, "-m", "benchmarks", "--help"], capture_output=True, text=True, check=True
     )
     assert "The floor is the same training step" in result.stdout
+
+
+def test_rivals_run_in_processes_without_tinybn():
+    parts = "from benchmarks import memory, mlp, norm, overhead, rivals, worker; import sys"
+    command = [sys.executable, "-c", f"{parts}; sys.exit('tinybn' in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -1,9 +1,6 @@
 """Optimizers against their formulas, schedules, clipping. (PyTorch is asked in peers/.)"""
 
 import math
-import platform
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -366,32 +363,3 @@ def test_clipping_keeps_the_dtype():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(parameters())
-
-
-FAULTS = """
-import resource, sys
-import numpy as np
-import tinybn as tb
-
-def step():
-    arrays = [np.ones(2**19, np.float32) for _ in range(16)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-w = tb.tensor([1.0], requires_grad=True)
-if sys.argv[1] == "optimizer":
-    tb.optim.SGD([w], lr=0.1)
-counts = [step() for _ in range(10)]
-print(counts[-1] - counts[2])
-"""
-
-
-@pytest.mark.host("CuPy has a pool of its own")
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps what is freed")
-def test_with_an_optimizer_memory_that_a_step_frees_is_there_for_the_next():
-    faults = {}
-    for what in ("nothing", "optimizer"):
-        command = [sys.executable, "-c", FAULTS, what]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        faults[what] = int(run.stdout)
-    assert faults["nothing"] > 50  # else this shows nothing
-    assert faults["optimizer"] < faults["nothing"] / 10

@@ -2,9 +2,16 @@
 
 from tinybn import check, data, graph, nn, ops, optim
 from tinybn.autodiff import backward, detect_anomaly, grad, no_grad, use_fused
-from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
+from tinybn.backend import (
+    BackendMismatchError,
+    BackendUnavailableError,
+    keep_freed_memory,
+    use_backend,
+)
 from tinybn.init import seed
 from tinybn.tensor import Tensor, tensor
+
+keep_freed_memory()
 
 __version__ = "0.1.0"
 

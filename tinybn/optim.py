@@ -40,7 +40,6 @@ class Optimizer:
             raise ValueError(f"expected a learning rate lr > 0, got {lr}")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"expected weight_decay >= 0, got {weight_decay}")
-        backends.keep_freed_memory()  # of the steps to come
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
