@@ -37,7 +37,7 @@ from tinybn.ops.fused.sums import (
 class Plan(NamedTuple):
     """output: the dtype of y. dtype: to compute in. casts: whether an input has another dtype.
 
-    add, average: Σ per channel, of n values, and Σ / n.
+    add, average: Σ per channel, of n values, and Σ / n, to be broadcast against x.
     """
 
     output: np.dtype
@@ -78,33 +78,32 @@ def _plan(xp: Any, arrays: tuple[Any, ...], eps: float) -> Plan:
 def batch_norm(
     xp: Any, x: Array, gamma: Any, beta: Any, *, mean: Any, var: Any, eps: float
 ) -> tuple[Array, Moments]:
-    mean, var = norm.constant(mean), norm.constant(var)
     plan = _plan(xp, (x, gamma, beta, mean, var), eps)
     if plan.casts:
         x, gamma, beta = cast(plan.dtype, x, gamma, beta)
     if mean is not None:
-        mean, var = cast(plan.dtype, mean, var)
-        y, *moments = _evaluate(xp, x, gamma, beta, mean, var, plan.eps)
+        y, moments = _evaluate(xp, x, gamma, beta, mean, var, plan)
     elif small(x):
-        y, *moments = _normalize(xp, x, gamma, beta, plan)
+        y, moments = _normalize(xp, x, gamma, beta, plan)
     else:
-        y, *moments = in_parts.forward(x, gamma, beta, eps)
-    return y.astype(plan.output, copy=False) if plan.casts else y, Moments(*moments)
+        y, *found = in_parts.forward(x, gamma, beta, eps)
+        moments = Moments(*found)
+    return y.astype(plan.output, copy=False) if plan.casts else y, moments
 
 
-def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Any, ...]:
+def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Array, Moments]:
     average = plan.average
     mean = average(x)
-    x_hat = x - per_channel(mean, x)
+    x_hat = x - mean
     rest = average(x_hat)
-    x_hat -= per_channel(rest, x)
+    x_hat -= rest
     var = average(x_hat * x_hat)
     r = xp.reciprocal(xp.sqrt(var + plan.eps))
-    x_hat *= per_channel(r, x)
+    x_hat *= r
     y = x_hat if gamma is None else x_hat * per_channel(gamma, x)
     if beta is not None:
         y = y + per_channel(beta, x)
-    return y, mean, rest, var, r, x_hat, plan
+    return y, Moments(_flat(mean), _flat(rest), _flat(var), r, x_hat, plan)
 
 
 @batch_norm.backward
@@ -112,43 +111,46 @@ def _(
     xp: Any, needed: Any, dy: Array, moments: Moments, x: Array, gamma: Any, beta: Any, *,
     mean: Any, var: Any, eps: float,
 ) -> Any:  # fmt: skip
-    training = mean is None
-    mean, rest, _, r, x_hat, plan = moments
+    r, x_hat, plan = moments.r, moments.x_hat, moments.plan
     if plan is None or plan.casts:
         dy, x, gamma = cast(r.dtype, dy, x, gamma)
-    scale = r if gamma is None else gamma * r
-    if not training:
-        return _evaluation_backward(xp, needed, dy, x, scale, mean, r)
+    if mean is not None:
+        return _gradients_in_evaluation(xp, needed, dy, x, gamma, moments)
     if plan is None:
-        return in_parts.backward(dy, x, scale, mean, rest, r)
-    add, minus_n = plan.add, plan.minus_n
-    dgamma, dbeta = add(dy * x_hat), add(dy)
-    dx = x_hat * per_channel(dgamma / minus_n, x)
+        return in_parts.backward(dy, x, gamma, moments.mean, moments.rest, r)
+    dgamma, dbeta = plan.add(dy * x_hat), plan.add(dy)
+    dx = x_hat * (dgamma / plan.minus_n)
     dx += dy
-    dx += per_channel(dbeta / minus_n, x)
-    dx *= per_channel(scale, x)
-    return dx, dgamma, dbeta
+    dx += dbeta / plan.minus_n
+    dx *= r if gamma is None else r * per_channel(gamma, x)
+    return dx, _flat(dgamma), _flat(dbeta)
+
+
+def _flat(v: Array) -> Array:
+    return v if v.ndim == 1 else v.reshape(-1)
 
 
 def _evaluate(
-    xp: Any, x: Array, gamma: Any, beta: Any, mean: Array, var: Array, eps: Array
-) -> tuple[Any, ...]:
-    r = xp.reciprocal(xp.sqrt(var + eps))
+    xp: Any, x: Array, gamma: Any, beta: Any, mean: Any, var: Any, plan: Plan
+) -> tuple[Array, Moments]:
+    mean, var = cast(plan.dtype, norm.constant(mean), norm.constant(var))
+    r = xp.reciprocal(xp.sqrt(var + plan.eps))
     with long_rows(x.shape[-1]):
         y = x - per_channel(mean, x)
         y *= per_channel(r if gamma is None else gamma * r, x)
         if beta is not None:
             y += per_channel(beta, x)
-    return y, mean, 0.0, var, r
+    return y, Moments(mean, 0.0, var, r)
 
 
-def _evaluation_backward(
-    xp: Any, needed: Any, dy: Array, x: Array, scale: Array, mean: Array, r: Array
+def _gradients_in_evaluation(
+    xp: Any, needed: Any, dy: Array, x: Array, gamma: Any, moments: Moments
 ) -> tuple[Any, Any, Any]:
+    mean, r = moments.mean, moments.r
     dx = dgamma = None
     with long_rows(x.shape[-1]):
         if needed[0]:
-            dx = dy * per_channel(scale, x)
+            dx = dy * per_channel(r if gamma is None else gamma * r, x)
         if needed[1]:
             dgamma = channel_sums(xp, dy * (x - per_channel(mean, x))) * r
         return dx, dgamma, channel_sums(xp, dy)

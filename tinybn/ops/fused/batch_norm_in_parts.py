@@ -14,7 +14,7 @@ import numpy as np
 from tinybn.ops.fused.sums import channel_sums, long_rows, parts, per_channel
 
 
-def forward(x: np.ndarray, gamma: Any, beta: Any, eps: float) -> tuple[np.ndarray, ...]:
+def forward(x: np.ndarray, gamma: Any, beta: Any, eps: float) -> tuple[Any, ...]:
     """y, and of each channel the mean, the rest, σ² and r."""
     n, add, slices = x.size // x.shape[1], partial(channel_sums, np), parts(x)
     y = np.empty(x.shape, x.dtype)
@@ -39,9 +39,9 @@ def forward(x: np.ndarray, gamma: Any, beta: Any, eps: float) -> tuple[np.ndarra
 
 
 def backward(
-    dy: np.ndarray, x: np.ndarray, scale: Any, mean: np.ndarray, rest: np.ndarray, r: np.ndarray
+    dy: np.ndarray, x: np.ndarray, gamma: Any, mean: np.ndarray, rest: np.ndarray, r: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """dx, dγ and dβ, given γ r as `scale`."""
+    """dx, dγ and dβ."""
     n, add, slices = x.size // x.shape[1], partial(channel_sums, np), parts(x)
     dx = np.empty(x.shape, r.dtype)
     product: Any = 0.0
@@ -55,7 +55,8 @@ def backward(
         dgamma = (product - rest * dbeta) * r
         slope = dgamma * r / -n
         shift = per_channel(dbeta / n + slope * rest, x)
-        scale, slope = per_channel(scale, x), per_channel(slope, x)
+        scale = per_channel(r if gamma is None else gamma * r, x)
+        slope = per_channel(slope, x)
         for s in slices:
             d = dx[s]
             d *= slope

@@ -89,11 +89,16 @@ Sums: TypeAlias = Callable[[Array], Array]
 
 
 def channel_adders(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Sums, Sums]:
-    """For arrays of that shape: `channel_sums` with the least ado, and that over n, an average."""
+    """For arrays of that shape: `channel_sums` with the least ado, and averages, which are those
+    over n; both to be broadcast against the array.
+    """
     if len(shape) == 2 and shape[0] <= 2 * BLOCK:
         ones = _ones(xp, shape[0], dtype)
         return ones.dot, (ones / shape[0]).dot
-    add = functools.partial(channel_sums, xp)
+
+    def add(a: Array) -> Array:
+        return per_channel(channel_sums(xp, a), a)
+
     n = number(xp, math.prod(shape) // shape[1], dtype)
     return add, lambda a: add(a) / n
 
