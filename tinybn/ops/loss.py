@@ -45,7 +45,9 @@ def on_host(labels: Any) -> np.ndarray:
     """The labels as an array, if they are no array of a GPU's."""
     if isinstance(labels, Tensor):
         labels = labels.data
-    if not isinstance(labels, np.ndarray | list | tuple):
+    if isinstance(labels, np.ndarray):
+        return labels
+    if not isinstance(labels, list | tuple):
         raise TypeError(
             f"cross_entropy: expected labels as a NumPy array, got {type(labels).__module__}."
             f"{type(labels).__name__}: labels stay on the host, where they are checked"

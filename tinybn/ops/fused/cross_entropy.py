@@ -60,7 +60,7 @@ def cross_entropy(xp: Any, logits: Array, *, labels: Any) -> tuple[Array, Saved]
     d_chosen = d.take(chosen)
     e = xp.exp(d, out=d)
     total = row_sums(xp, e)
-    mean = (xp.log(total) - d_chosen).sum() / n
+    mean = (xp.log(total) - d_chosen).sum() / len(z)
     return mean.astype(output) if casts else mean, Saved(e, total, chosen, n)
 
 
