@@ -173,6 +173,15 @@ def test_a_frozen_tensor_stops_the_gradient_and_detach_too():
     assert not (x * x).requires_grad
 
 
+def test_what_needs_a_gradient_is_decided_when_an_op_is_called():
+    x, c = leaf(3), tb.tensor(draw((3,), seed=1))
+    y = x * c
+    x.requires_grad, c.requires_grad = False, True
+    y.backward(np.ones(3))
+    np.testing.assert_array_equal(x.grad.numpy(), c.numpy())
+    assert c.grad is None
+
+
 def test_integer_outputs_and_comparisons_record_nothing():
     x = leaf(3)
     assert not (x > 0).requires_grad

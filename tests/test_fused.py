@@ -10,7 +10,8 @@ import tinybn as tb
 from tinybn import ops
 from tinybn.autodiff import fused, primitive, watch
 from tinybn.fusion import FUSED
-from tinybn.ops.fused import sums
+from tinybn.ops.fused import plans, sums
+from tinybn.ops.fused.plans import planned
 
 LABELS = np.array([1, 0, 2, 2, 1, 0])
 MEAN, VAR = here(draw((3,), seed=8)), here(draw((3,), "positive", seed=9))
@@ -399,3 +400,38 @@ def test_parts_are_all_of_an_array_once():
         assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
         assert slices[-1].stop == n
         assert all(x[s].size <= max(2 * sums.CACHED, columns) for s in slices)
+
+
+def test_a_plan_is_worked_out_once_for_the_same_shapes_dtypes_and_static_arguments():
+    worked_out = []
+
+    @planned
+    def plan(xp, arrays, static):
+        if static == "bad":
+            raise ValueError
+        worked_out.append([np.shape(a) for a in arrays])
+        return len(worked_out)
+
+    a = np.ones((2, 3), np.float32)
+    others = [a.T, a.astype(np.float64), a[0], None, 2.0]
+    assert [plan(np, (a, b), 0) for b in (a, a + 1, a.copy())] == [1, 1, 1]
+    assert [plan(np, (a, b), 0) for b in others] == [2, 3, 4, 5, 6]
+    assert [plan(np, (a, b), 0) for b in others] == [2, 3, 4, 5, 7]  # numbers are asked about anew
+    assert plan(np, (a, a), 1) == 8
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            plan(np, (a, a), "bad")
+    for n in range(plans.REMEMBERED):
+        plan(np, (np.ones(n),), 0)
+    assert plan(np, (a, a), 0) == len(worked_out)  # was forgotten, for room is not endless
+
+
+@pytest.mark.parametrize("op", [ops.batch_norm, ops.layer_norm])
+def test_shapes_that_do_not_fit_are_refused_after_shapes_that_did(op):
+    x, gamma, beta = (here(draw(s, dtype=np.float32)) for s in [(4, 3), (3,), (3,)])
+    op(x, gamma, beta)
+    for wrong in (beta[:2], beta[None], x):
+        with pytest.raises(ValueError, match="expected beta of shape"):
+            op(x, gamma, wrong)
+    with pytest.raises(ValueError, match="eps >= 0"):
+        op(x, gamma, beta, eps=-1)

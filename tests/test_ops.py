@@ -1,5 +1,6 @@
 """Every op, from one declaration each: its value, its gradients of two orders, its dtypes."""
 
+import inspect
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import tinybn as tb
 from tinybn import ops
 from tinybn.check import gradcheck
 from tinybn.fusion import FUSED
+from tinybn.ops import norm
 
 
 class Case(NamedTuple):
@@ -458,3 +460,14 @@ def test_mixed_dtypes_promote_as_in_numpy_and_gradients_come_back_in_their_own()
     assert y.dtype == np.float64
     y.sum().backward()
     assert (a.grad.dtype, b.grad.dtype) == (np.float32, np.float64)
+
+
+def test_ops_have_the_signature_of_what_they_are_made_of():
+    assert str(inspect.signature(ops.relu)).startswith("(a:")  # without xp
+    assert list(inspect.signature(ops.sum).parameters) == ["a", "axis", "keepdims"]
+    assert inspect.signature(ops.batch_norm) == inspect.signature(norm.batch_norm)
+    assert ops.relu.__doc__.startswith("max(a, 0)")
+    x = tb.tensor(draw((3, 4)))
+    np.testing.assert_array_equal(
+        ops.sum(x, 0, True).numpy(), ops.sum(x, axis=0, keepdims=True).numpy()
+    )

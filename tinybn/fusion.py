@@ -41,7 +41,11 @@ def use_fused(wanted: bool = True) -> AbstractContextManager[None]:
 
 
 class Fused(Protocol):
-    """An op made by `fused`, a function with the signature of its composition."""
+    """An op made by `fused`: a function with the signature of its composition.
+
+    with_saved: the same, but it returns the output and what the closed form saved for its backward
+    (None of a composition). op: what was declared. backward, …: see `fused`.
+    """
 
     __name__: str
     op: FusedOp
@@ -62,7 +66,6 @@ def fused(composition: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], 
     bool each), the gradient `g` of the output, what was saved, and the same arguments. It returns
     one gradient per input, in the shape of that; None, or anything, where none is needed.
     """
-
     return lambda forward: FusedOp(forward, composition).call
 
 
@@ -104,7 +107,7 @@ class FusedOp(Op):
         return functools.partial(self.backwards.__setitem__, backend)
 
     def run(self, inputs: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
-        """The output, and what the closed form saved for its backward (None of a composition)."""
+        """The output, and what was saved."""
         if not current_mode().fused:
             return self.compose(inputs, static), None
         arrays, sources, needed, xp, state = unpack(self, inputs)
