@@ -147,7 +147,11 @@ def _spy(gradients, asked):
 
 @every_call
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_dtypes_are_kept_and_the_upstream_gradient_is_not_touched(name, static, shapes, dtype):
+@pytest.mark.parametrize("kept", [0, sums.KEPT])
+def test_dtypes_are_kept_and_the_upstream_gradient_is_not_touched(
+    name, static, shapes, dtype, kept, monkeypatch
+):
+    monkeypatch.setattr(sums, "KEPT", kept)
     xs = [tb.tensor(x, requires_grad=True) for x in draw_inputs(shapes, dtype)]
     before = [x.numpy() for x in xs]
     y = call(name, xs, static)
@@ -165,7 +169,9 @@ def test_dtypes_are_kept_and_the_upstream_gradient_is_not_touched(name, static, 
 
 
 @every_call
-def test_float16_is_accumulated_in_float32(name, static, shapes):
+@pytest.mark.parametrize("kept", [0, sums.KEPT])
+def test_float16_is_accumulated_in_float32(name, static, shapes, kept, monkeypatch):
+    monkeypatch.setattr(sums, "KEPT", kept)
     inputs = draw_inputs(shapes, np.float16)
     y = call(name, map(here, inputs), static)
     exact = call(name, [here(x.astype(np.float64)) for x in inputs], static)

@@ -344,3 +344,15 @@ def test_an_empty_batch_is_refused_in_evaluation_too():
 def test_bad_arguments_and_shapes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_running_statistics_are_exact_and_keep_their_dtype():
+    x = (1e6 + draw((500, 4))).astype(np.float32)
+    layer = nn.BatchNorm(4, momentum=1.0)
+    layer(here(x))
+    mean, var = stats(x, ddof=1)
+    np.testing.assert_allclose(layer.running_mean.numpy(), mean, rtol=np.finfo(np.float32).eps)
+    np.testing.assert_allclose(layer.running_var.numpy(), var, rtol=1e-6)
+    layer(here(x.astype(np.float64)))
+    assert layer.running_mean.dtype == layer.running_var.dtype == np.float32
+    assert layer.running_mean.numpy().dtype == np.float32

@@ -255,7 +255,6 @@ def remember(
     for i in op.unread:
         arrays[i] = None
     for i in op.constant:
-        needed[i] = False
         sources[i] = None
     node: Node = _new(Node)
     node.op = op

@@ -79,19 +79,19 @@ def batch_norm(
     xp: Any, x: Array, gamma: Any, beta: Any, *, mean: Any, var: Any, eps: float
 ) -> tuple[Array, Moments]:
     plan = _plan(xp, (x, gamma, beta, mean, var), eps)
-    if plan.casts:
-        x, gamma, beta = cast(plan.dtype, x, gamma, beta)
     if mean is not None:
         y, moments = _evaluate(xp, x, gamma, beta, mean, var, plan)
     elif small(x):
         y, moments = _normalize(xp, x, gamma, beta, plan)
     else:
+        x, gamma, beta = cast(plan.dtype, x, gamma, beta)
         y, *found = in_parts.forward(x, gamma, beta, eps)
         moments = Moments(*found)
     return y.astype(plan.output, copy=False) if plan.casts else y, moments
 
 
 def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Array, Moments]:
+    # What the plan holds has the dtype to compute in, and so have all results.
     average = plan.average
     mean = average(x)
     x_hat = x - mean
@@ -112,11 +112,10 @@ def _(
     mean: Any, var: Any, eps: float,
 ) -> Any:  # fmt: skip
     r, x_hat, plan = moments.r, moments.x_hat, moments.plan
-    if plan is None or plan.casts:
-        dy, x, gamma = cast(r.dtype, dy, x, gamma)
     if mean is not None:
         return _gradients_in_evaluation(xp, needed, dy, x, gamma, moments)
     if plan is None:
+        dy, x, gamma = cast(r.dtype, dy, x, gamma)
         return in_parts.backward(dy, x, gamma, moments.mean, moments.rest, r)
     dgamma, dbeta = plan.add(dy * x_hat), plan.add(dy)
     dx = x_hat * (dgamma / plan.minus_n)

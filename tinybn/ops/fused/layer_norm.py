@@ -22,7 +22,7 @@ from tinybn.fusion import fused
 from tinybn.ops import norm
 from tinybn.ops.fused import layer_norm_in_parts as in_parts
 from tinybn.ops.fused.plans import planned
-from tinybn.ops.fused.sums import BLOCK, cast, channel_adders, dtypes, number, row_dots, small
+from tinybn.ops.fused.sums import cast, channel_adders, dtypes, number, row_dots, small
 
 
 class Plan(NamedTuple):
@@ -69,17 +69,13 @@ def _plan(xp: Any, arrays: tuple[Any, ...], name: str, axis: Any, eps: float) ->
     )
 
 
-def _keeps_x_hat(x: Array, plan: Plan) -> bool:
-    return small(x) and plan.shape[1] <= 16 * BLOCK  # BLAS adds longer rows up with larger errors
-
-
 def _normalize(
     xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan, centred: bool
 ) -> tuple[Array, Rows]:
     if plan.casts:
         x, gamma, beta = cast(plan.dtype, x, gamma, beta)
     a, gamma, beta = _shaped(x, plan.shape), _flat(gamma), _flat(beta)
-    if _keeps_x_hat(x, plan):
+    if small(x):
         x_hat = a - a.dot(plan.weights)[:, None] if centred else a
         if centred:
             x_hat -= x_hat.dot(plan.weights)[:, None]
