@@ -178,7 +178,9 @@ def test_float16_is_accumulated_in_float32(name, static, shapes, kept, monkeypat
     np.testing.assert_allclose(host(y), host(exact), rtol=2**-10, atol=1e-3)
 
 
-def test_sums_over_many_rows_are_exact_to_a_few_ulp():
+@pytest.mark.parametrize("kept", [0, sums.KEPT])
+def test_sums_over_many_rows_are_exact_to_a_few_ulp(kept, monkeypatch):
+    monkeypatch.setattr(sums, "KEPT", kept)
     x = (1e4 + draw((4096, 4))).astype(np.float32)
     x16 = (draw((4096, 4)) * 0.5 + 4).astype(np.float16)
     dy = draw((4096, 4), seed=1).astype(np.float32)
@@ -197,6 +199,20 @@ def test_sums_over_many_rows_are_exact_to_a_few_ulp():
         for found, e in zip((y, *gs), (exact_y, *exact), strict=True):
             ulp = np.finfo(a.dtype).eps * np.abs(e.numpy()).max()
             assert np.abs(found.numpy().astype(np.float64) - e.numpy()).max() <= 4 * ulp
+
+
+@pytest.mark.parametrize("kept", [0, sums.KEPT])
+@pytest.mark.parametrize("op", [ops.layer_norm, ops.rms_norm])
+def test_sums_of_float16_along_rows_are_exact_to_an_ulp(op, kept, monkeypatch):
+    monkeypatch.setattr(sums, "KEPT", kept)
+    x, v = (4 + draw((4, 4096))).astype(np.float16), draw((4, 4096), seed=1).astype(np.float16)
+    found, exact = [], []
+    for results, dtype in ((found, np.float16), (exact, np.float64)):
+        t = tb.tensor(x, dtype=dtype, requires_grad=True)
+        y = op(t)
+        results += [y.numpy(), tb.grad(y, t, tb.tensor(v, dtype=dtype))[0].numpy()]
+    for a, b in zip(found, exact, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2**-10, atol=2**-10 * np.abs(b).max())
 
 
 LONGEST = pytest.param(2**21, marks=pytest.mark.host("CuPy's kernels have sums of their own"))
