@@ -202,6 +202,22 @@ def test_sums_over_many_rows_are_exact_to_a_few_ulp(kept, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [0, sums.KEPT])
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "rms_norm", "group_norm"])
+def test_one_float64_input_makes_all_of_it_float64(name, wide, kept, monkeypatch):
+    monkeypatch.setattr(sums, "KEPT", kept)
+    inputs = draw_inputs([(6, 4), (4,), (4,)][: len(FUSED[name].names)], np.float32)
+    inputs[wide] = inputs[wide].astype(np.float64)
+    static = {"groups": 2} if name == "group_norm" else {}
+    found = derivatives(name, static, inputs, 1)
+    exact = derivatives(name, static, [x.astype(np.float64) for x in inputs], 1)
+    assert found[0].dtype == np.float64
+    for a, b, x in zip(found, exact, [found[0], *inputs], strict=True):
+        assert a.dtype == x.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12 if x.dtype == np.float64 else 1e-6, atol=1e-13)
+
+
+@pytest.mark.parametrize("kept", [0, sums.KEPT])
 @pytest.mark.parametrize("op", [ops.layer_norm, ops.rms_norm])
 def test_sums_of_float16_along_rows_are_exact_to_an_ulp(op, kept, monkeypatch):
     monkeypatch.setattr(sums, "KEPT", kept)
