@@ -20,8 +20,8 @@ BLOCK = 256
 """Rows that are added up one after another; the sums of such blocks add up in float64."""
 
 
-CACHED = 2**18
-"""Elements of a part that several passes go over while it is in the processor's cache: 1 MiB."""
+CACHED = 2**17
+"""Elements of a part that several passes go over while it is in the processor's cache: 512 KiB."""
 
 
 KEPT = 2**15
