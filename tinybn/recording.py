@@ -144,8 +144,8 @@ class Node:
     time: int
     line: str | None
     output: Array
-    sources: list[Any] | None
-    needed: list[bool]
+    sources: tuple[Any, ...] | None
+    needed: tuple[bool, ...]
     arrays: list[Any] | None
 
     def release(self) -> None:
@@ -258,8 +258,7 @@ def remember(
         sources[i] = None
     node: Node = _new(Node)
     node.op = op
-    node.sources = sources
-    node.needed = needed
+    node.sources, node.needed = tuple(sources), tuple(needed)  # lists would take more room
     node.arrays = arrays
     node.output = (y if saved is None else saved) if op.keeps_output else None
     node.static = static or NO_STATIC

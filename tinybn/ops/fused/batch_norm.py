@@ -118,6 +118,8 @@ def _(
         dy, x, gamma = cast(r.dtype, dy, x, gamma)
         return in_parts.backward(dy, x, gamma, moments.mean, moments.rest, r)
     dgamma, dbeta = plan.add(dy * x_hat), plan.add(dy)
+    if not needed[0]:
+        return None, _flat(dgamma), _flat(dbeta)
     dx = x_hat * (dgamma / plan.minus_n)
     dx += dy
     dx += dbeta / plan.minus_n

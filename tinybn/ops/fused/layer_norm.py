@@ -104,6 +104,8 @@ def _gradients(
         return in_parts.backward(xp, needed, dy, x, gamma, mean, rest, r)
     products = dy * x_hat
     dgamma, dbeta = plan.add(products), plan.add(dy)
+    if not needed[0]:
+        return None, dgamma, dbeta
     weights = plan.weights if gamma is None else gamma * plan.weights
     dx = x_hat * products.dot(weights)[:, None]
     dx -= dy if gamma is None else dy * gamma

@@ -25,7 +25,7 @@ CACHED = 2**17
 
 
 KEPT = 2**15
-"""Elements that a forward pass computes for the backward pass, which otherwise does so again."""
+"""Elements of an x̂ that is kept for the backward pass; a larger one is computed again there."""
 
 
 def small(x: Array) -> bool:
