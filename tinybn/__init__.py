@@ -11,7 +11,7 @@ from tinybn.backend import (
 from tinybn.init import seed
 from tinybn.tensor import Tensor, tensor
 
-keep_freed_memory()
+keep_freed_memory()  # or each training step would ask the system for its memory again
 
 __version__ = "0.1.0"
 

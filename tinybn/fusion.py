@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -123,7 +123,12 @@ class FusedOp(Op):
             return self.composition(**dict(zip(self.names, inputs, strict=True)), **static)
 
     def gradients(
-        self, needed: list[bool], g: Array, saved: Any, inputs: list[Any], static: dict[str, Any]
+        self,
+        needed: Sequence[bool],
+        g: Array,
+        saved: Any,
+        inputs: list[Any],
+        static: dict[str, Any],
     ) -> Any:
         """By the closed form; anything may stand in the place of those that are not needed."""
         xp = module_of(g)

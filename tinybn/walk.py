@@ -14,7 +14,7 @@ Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
@@ -127,7 +127,7 @@ def _along(node: Node, along: set[Any]) -> list[bool]:
     return [n and source in along for n, source in zip(node.needed, node.sources, strict=True)]
 
 
-def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: list[bool]) -> list[Any]:
+def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: Sequence[bool]) -> list[Any]:
     """The gradients of a fused op's composition, recorded anew; None for those not needed."""
     # A Tensor that is given twice is two inputs, with a gradient each.
     inputs = [_same(x) if isinstance(x, Tensor) else x for x in node.inputs_as_tensors()]

@@ -29,7 +29,7 @@ class Sequential(Module):
 
     def forward(self, x: Input) -> Tensor:
         for layer in self.layers:
-            x = layer.forward(x)  # what layer(x) comes to, with a detour
+            x = layer.forward(x)  # as layer(x), without a detour
         return x
 
     def __len__(self) -> int:
