@@ -52,7 +52,7 @@ def draw_inputs(shapes, dtype=np.float64):
 
 
 def call(name, inputs, static):
-    return FUSED[name](**dict(zip(FUSED[name].names, inputs, strict=False)), **static)
+    return FUSED[name].call(**dict(zip(FUSED[name].names, inputs, strict=False)), **static)
 
 
 def derivatives(name, static, inputs, orders):

@@ -91,9 +91,6 @@ class FusedOp(Op):
         self.call: Fused = call
         FUSED[self.name] = self
 
-    def __call__(self, *args: Any, **static: Any) -> Any:
-        return self.call(*args, **static)
-
     def backward(self, closed_form: Callable[..., Any]) -> None:
         """Declare the closed form of the gradients (a decorator)."""
         self.closed_form = closed_form

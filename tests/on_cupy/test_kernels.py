@@ -68,7 +68,7 @@ def forward_and_backward(name, static, inputs, backend):
     named = dict(zip(FUSED[name].names, xs, strict=False)) | static | given
 
     def run():
-        y = FUSED[name](**named)
+        y = FUSED[name].call(**named)
         return [y, *tb.grad(y, xs, v)]
 
     return run

@@ -27,6 +27,7 @@ from tinybn.ops.fused.sums import (
     channel_adders,
     channel_sums,
     dtypes,
+    flat,
     long_rows,
     number,
     per_channel,
@@ -35,14 +36,13 @@ from tinybn.ops.fused.sums import (
 
 
 class Plan(NamedTuple):
-    """output: the dtype of y. dtype: to compute in. casts: whether an input has another dtype.
+    """output: the dtype of y. dtype: to compute in.
 
     add, average: Σ per channel, of n values, and Σ / n, to be broadcast against x.
     """
 
     output: np.dtype
     dtype: np.dtype
-    casts: bool
     add: Callable[[Array], Array]
     average: Callable[[Array], Array]
     minus_n: Array
@@ -68,10 +68,9 @@ def _plan(xp: Any, arrays: tuple[Any, ...], eps: float) -> Plan:
     x, gamma, beta, mean, var = arrays
     norm.check_batch_norm(x, gamma, beta, mean, var, eps)
     output, dtype = dtypes(x, gamma, beta)
-    casts = any(a is not None and a.dtype != dtype for a in (x, gamma, beta))
     add, average = channel_adders(xp, x.shape, dtype)
     n = x.size // x.shape[1]
-    return Plan(output, dtype, casts, add, average, number(xp, -n, dtype), number(xp, eps, dtype))
+    return Plan(output, dtype, add, average, number(xp, -n, dtype), number(xp, eps, dtype))
 
 
 @fused(composition=norm.batch_norm)
@@ -87,7 +86,7 @@ def batch_norm(
         x, gamma, beta = cast(plan.dtype, x, gamma, beta)
         y, *found = in_parts.forward(x, gamma, beta, eps)
         moments = Moments(*found)
-    return y.astype(plan.output, copy=False) if plan.casts else y, moments
+    return y if plan.output == plan.dtype else y.astype(plan.output), moments
 
 
 def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Array, Moments]:
@@ -103,7 +102,7 @@ def _normalize(xp: Any, x: Array, gamma: Any, beta: Any, plan: Plan) -> tuple[Ar
     y = x_hat if gamma is None else x_hat * per_channel(gamma, x)
     if beta is not None:
         y = y + per_channel(beta, x)
-    return y, Moments(_flat(mean), _flat(rest), _flat(var), r, x_hat, plan)
+    return y, Moments(flat(mean), flat(rest), flat(var), r, x_hat, plan)
 
 
 @batch_norm.backward
@@ -112,23 +111,19 @@ def _(
     mean: Any, var: Any, eps: float,
 ) -> Any:  # fmt: skip
     r, x_hat, plan = moments.r, moments.x_hat, moments.plan
-    if mean is not None:
-        return _gradients_in_evaluation(xp, needed, dy, x, gamma, moments)
     if plan is None:
         dy, x, gamma = cast(r.dtype, dy, x, gamma)
+        if mean is not None:
+            return _gradients_in_evaluation(xp, needed, dy, x, gamma, moments)
         return in_parts.backward(dy, x, gamma, moments.mean, moments.rest, r)
     dgamma, dbeta = plan.add(dy * x_hat), plan.add(dy)
     if not needed[0]:
-        return None, _flat(dgamma), _flat(dbeta)
+        return None, flat(dgamma), flat(dbeta)
     dx = x_hat * (dgamma / plan.minus_n)
     dx += dy
     dx += dbeta / plan.minus_n
     dx *= r if gamma is None else r * per_channel(gamma, x)
-    return dx, _flat(dgamma), _flat(dbeta)
-
-
-def _flat(v: Array) -> Array:
-    return v if v.ndim == 1 else v.reshape(-1)
+    return dx, flat(dgamma), flat(dbeta)
 
 
 def _evaluate(

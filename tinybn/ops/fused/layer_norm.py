@@ -22,7 +22,7 @@ from tinybn.fusion import fused
 from tinybn.ops import norm
 from tinybn.ops.fused import layer_norm_in_parts as in_parts
 from tinybn.ops.fused.plans import planned
-from tinybn.ops.fused.sums import cast, channel_adders, dtypes, number, row_dots, small
+from tinybn.ops.fused.sums import cast, channel_adders, dtypes, flat, number, row_dots, small
 
 
 class Plan(NamedTuple):
@@ -74,7 +74,7 @@ def _normalize(
 ) -> tuple[Array, Rows]:
     if plan.casts:
         x, gamma, beta = cast(plan.dtype, x, gamma, beta)
-    a, gamma, beta = _shaped(x, plan.shape), _flat(gamma), _flat(beta)
+    a, gamma, beta = _shaped(x, plan.shape), flat(gamma), flat(beta)
     if small(x):
         x_hat = a - a.dot(plan.weights)[:, None] if centred else a
         if centred:
@@ -98,7 +98,7 @@ def _gradients(
     """dx, dγ and dβ, the last two flat."""
     if plan.casts:
         dy, x, gamma = cast(plan.dtype, dy, x, gamma)
-    dy, gamma = _shaped(dy, plan.shape), _flat(gamma)
+    dy, gamma = _shaped(dy, plan.shape), flat(gamma)
     mean, rest, r, x_hat, _ = rows
     if x_hat is None:
         return in_parts.backward(xp, needed, dy, x, gamma, mean, rest, r)
@@ -150,10 +150,6 @@ def _(
 
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     return a if a.shape == shape else a.reshape(shape)
-
-
-def _flat(parameter: Any) -> Any:
-    return parameter if parameter is None or parameter.ndim == 1 else parameter.reshape(-1)
 
 
 def _like(gradient: Any, parameter: Any) -> Any:

@@ -108,6 +108,11 @@ def per_channel(v: Array, x: Array) -> Array:
     return v if x.ndim == 2 else v.reshape((-1,) + (1,) * (x.ndim - 2))
 
 
+def flat(a: Any) -> Any:
+    """a with one axis; None stays None."""
+    return a if a is None or a.ndim == 1 else a.reshape(-1)
+
+
 def channel_sums(xp: Any, a: Array) -> Array:
     """Σ over every axis of a (N, C, …) but axis 1: (C,)."""
     if a.ndim > 2:
