@@ -11,8 +11,7 @@ from numeric import draw, here
 
 import tinybn as tb
 from tinybn import ops
-from tinybn.autodiff import primitive
-from tinybn.recording import Node
+from tinybn.op import Node, primitive
 
 
 def leaf(*shape, seed=0, dtype=np.float64):
@@ -24,7 +23,7 @@ def counted(*names):
     calls = []
 
     def rule(name, other):
-        def run(g, y, a, b):
+        def run(g, a, b):
             calls.append((name, type(g)))
             return g * (b if other == "b" else a)
 
@@ -92,7 +91,7 @@ def test_rules_see_arrays_and_under_create_graph_tensors():
 def test_under_create_graph_a_rule_sees_the_recorded_output_itself():
     seen = []
 
-    def rule(g, y, a):
+    def rule(g, y):
         seen.append(y)
         return g * y
 
@@ -204,6 +203,7 @@ def test_gradients_share_no_memory():
     "f",
     [
         lambda a, b: a + b,
+        lambda a, b: (a + b) * 2,
         lambda a, b: a.reshape(4, 3).T + b.T.reshape(3, 4),
         lambda a, b: ops.concatenate([a, b]),
         lambda a, b: (a + b).sum(),
@@ -263,10 +263,10 @@ def test_only_arrays_that_rules_read_are_kept():
 
 def test_what_nested_functions_and_callables_read_is_kept():
     class Rule:
-        def __call__(self, g, y, a):
+        def __call__(self, g, a):
             return g * a
 
-    @primitive(lambda g, y, a: next(g * v for v in (a,)))
+    @primitive(lambda g, a: next(g * v for v in (a,)))
     def square(xp, a):
         return a * a / 2
 
@@ -274,7 +274,7 @@ def test_what_nested_functions_and_callables_read_is_kept():
     def again(xp, a):
         return a * a / 2
 
-    @primitive(lambda g, y, a, k: (lambda: g * k * a)())
+    @primitive(lambda g, a, k: (lambda: g * k * a)())
     def scaled(xp, a, *, k=2.0):
         return k * a * a / 2
 
@@ -300,7 +300,7 @@ def training_steps(n, create_graph=False):
 @pytest.mark.parametrize(("create_graph", "steps"), [(False, 3000), (True, 1000)])
 def test_memory_stays_flat_without_the_garbage_collector(create_graph, steps):
     def alive():
-        return sum(isinstance(o, tb.Tensor | Node) for o in gc.get_objects())
+        return sum(type(o) in (tb.Tensor, Node) for o in gc.get_objects())
 
     training_steps(5, create_graph)
     gc.collect()
@@ -558,10 +558,10 @@ def test_bad_calls_of_backward_and_grad():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lambda g, y, a: None, "NoneType"),
-        (lambda g, y, a: g[:2], r"its shape is \(2,\)"),
-        (lambda g, y, a: g.reshape(3, 1), r"its shape is \(3, 1\)"),
-        (lambda g, y, a: g.astype(np.float32), "its dtype is float32"),
+        (lambda: None, "NoneType"),
+        (lambda g: g[:2], r"its shape is \(2,\)"),
+        (lambda g: g.reshape(3, 1), r"its shape is \(3, 1\)"),
+        (lambda g: g.astype(np.float32), "its dtype is float32"),
     ],
 )
 def test_a_rule_that_returns_no_gradient_of_its_input_is_named(rule, message):
@@ -577,8 +577,8 @@ def test_a_rule_that_returns_no_gradient_of_its_input_is_named(rule, message):
 
 def test_a_readers_own_op_takes_ten_lines():
     @primitive(
-        lambda g, y, a, b, *, scale: g * b * scale,
-        lambda g, y, a, b, *, scale: g * a * scale,
+        lambda g, b, scale: g * b * scale,
+        lambda g, a, scale: g * a * scale,
     )
     def scaled_product(xp, a, b, *, scale=1.0):
         """scale · a · b."""

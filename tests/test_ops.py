@@ -12,6 +12,7 @@ from tinybn import ops
 from tinybn.check import gradcheck
 from tinybn.fusion import FUSED
 from tinybn.ops import norm
+from tinybn.ops.reduction import recentre
 
 
 class Case(NamedTuple):
@@ -436,6 +437,14 @@ def test_batch_norm_keeps_its_digits_far_from_zero():
         shifted = (x + mean).astype(np.float32)
         exact = standardized(shifted.astype(np.float64), 0)
         np.testing.assert_allclose(host(ops.batch_norm(here(shifted))), exact, atol=2e-6)
+
+
+def test_recentring_takes_out_a_mean_and_hands_the_gradient_on():
+    d, v = draw((6, 3)), draw((6, 3), seed=1)
+    x = tb.tensor(d, requires_grad=True)
+    y = recentre(x, 0)
+    np.testing.assert_allclose(y.numpy(), d - d.mean(0), atol=1e-15)
+    np.testing.assert_array_equal(tb.grad(y, x, v)[0].numpy(), v)
 
 
 @pytest.mark.parametrize("fixed", [np.float32(2.5), np.float64(2.5), np.int64(3), 2.5, 3, True])

@@ -28,9 +28,10 @@ def check_gradient(op: str, i: int, gradient: Any, upstream: Any, line: str | No
 
 
 def user_line() -> str:
-    """The file and line, outside of tinybn, that is calling."""
+    """The file and line, outside of tinybn and NumPy, that is calling."""
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinybn":
+    ours = ("tinybn", "numpy")
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

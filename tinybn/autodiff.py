@@ -1,46 +1,15 @@
-"""Reverse-mode automatic differentiation: gradients, and the modes that ops can be in.
-
-`backward` gives them to the leaves, `grad` returns them; how they are computed stands in walk.py.
-"""
+"""Reverse-mode automatic differentiation: `backward` and `grad`. walk.py computes the gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-
 from tinybn.backend import BackendMismatchError
-from tinybn.fusion import fused, use_fused
-from tinybn.recording import Node, in_mode, module_of, primitive
+from tinybn.modes import in_mode
+from tinybn.op import Node, module_of
 from tinybn.tensor import Tensor, wrap
-from tinybn.walk import Contribution, between, walk, watch
-
-__all__ = [
-    "Contribution",
-    "backward",
-    "detect_anomaly",
-    "fused",
-    "grad",
-    "no_grad",
-    "primitive",
-    "use_fused",
-    "watch",
-]
-
-
-def no_grad() -> AbstractContextManager[None]:
-    """Ops of this block (or of a function that it decorates) record nothing, in this thread."""
-    return in_mode(record=False)
-
-
-def detect_anomaly() -> AbstractContextManager[None]:
-    """Stop at the first NaN or inf, forward or backward, with the op and the line that called it.
-
-    Raises FloatingPointError. It looks at every output and gradient, so it is slow: for debugging.
-    """
-    return in_mode(anomaly=True)
+from tinybn.walk import between, walk
 
 
 def backward(
@@ -120,7 +89,8 @@ def _key(tensor: Tensor, what: str) -> Node | Tensor:
     if not tensor._tracked:
         raise ValueError(
             f"{what} (shape {tensor.shape}) does not require grad: make the Tensors that it is "
-            "computed from with requires_grad=True, outside no_grad()"
+            "computed from with requires_grad=True, outside no_grad(); of what a compiled step "
+            "computes, call backward inside the step"
         )
     return tensor._node or tensor
 
@@ -134,7 +104,8 @@ def _seed(tensor: Tensor, gradient: Any) -> Tensor:
                 "got none; pass it, or reduce the Tensor first, for example with .sum()"
             )
         xp, dtype = module_of(tensor), tensor.dtype
-        return wrap(np.array(1, dtype) if xp is np else xp.ones((), dtype))  # NumPy's ones is slow
+        numpy = xp.__name__ == "numpy"  # whose ones is slow
+        return wrap(xp.array(1, dtype) if numpy else xp.ones((), dtype))
     if not isinstance(gradient, Tensor):
         gradient = Tensor(gradient, backend=tensor.backend)
     if gradient.shape != tensor.shape:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ Array: TypeAlias = Any
 """A `numpy.ndarray` or a `cupy.ndarray` (CuPy may be absent, so no type can name it)."""
 
 NAMES = ("numpy", "cupy")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class BackendUnavailableError(RuntimeError):
@@ -37,7 +40,7 @@ class _Modules(dict[type, ModuleType | None]):
 
     def __missing__(self, kind: type) -> ModuleType | None:
         if kind.__module__.partition(".")[0] == "cupy" and kind.__name__ == "ndarray":
-            self[kind] = sys.modules["cupy"]
+            _meet(sys.modules["cupy"])
         elif issubclass(kind, np.generic | float | int):
             self[kind] = None
         else:
@@ -49,6 +52,58 @@ class _Modules(dict[type, ModuleType | None]):
 
 
 MODULES = _Modules({np.ndarray: np, float: None, int: None, bool: None})
+
+_greetings: list[Callable[[ModuleType], None]] = []
+
+
+def when_cupy_is_used(call: Callable[[ModuleType], None]) -> None:
+    """Call `call(cupy)` as soon as the first CuPy array is met."""
+    _greetings.append(call)
+
+
+def _meet(cupy: Any) -> None:
+    MODULES[cupy.ndarray] = cupy
+    for call in _greetings:
+        call(cupy)
+
+
+def replaceable(
+    function: Callable[P, T], library: Callable[..., Any] = lambda xp, *_: xp
+) -> Replaceable[P, T]:
+    """Let a library replace `function` for its own arrays (a decorator).
+
+    library: which one the arguments belong to; by default, the first argument is it.
+    `function.on(library, other)` declares a replacement; all others run the function itself.
+    """
+    replacements: dict[Any, Callable[P, T]] = {}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return replacements.get(library(*args), function)(*args, **kwargs)
+
+    made: Any = call
+    made.on = replacements.__setitem__
+    return made
+
+
+class Replaceable(Protocol[P, T]):
+    """See `replaceable`."""
+
+    on: Callable[[Any, Callable[P, T]], None]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
+def checked(array: Any, check: Callable[[Any], None]) -> Any:
+    """`array`, of which `check` raises if something is wrong with its values.
+
+    A recorded array has no values yet: it is checked whenever the recording runs.
+    """
+    if hasattr(array, "check_later"):
+        array.check_later(check)
+    else:
+        check(array)
+    return array
 
 
 def name_of(array: Array) -> str:
@@ -68,9 +123,11 @@ def module(name: str) -> ModuleType:
 def move(array: Array, name: str) -> Array:
     """`array` itself if `name` owns it already, otherwise a copy of it there."""
     xp = module(name)
-    source = MODULES[type(array)] or np
-    if source is xp:
+    if name_of(array) == name:
         return array
+    source: Any = MODULES[type(array)] or np
+    if hasattr(source, "move"):  # one that records
+        return source.move(array, name)
     return xp.asarray(array) if source is np else source.asnumpy(array)
 
 
@@ -105,15 +162,13 @@ def default() -> str | None:
     return _default.get()
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep up to 64 MiB of what is freed, and not give it back to the system.
+def drawn(xp: Any, draw: Callable[[], Any], shape: tuple[int, ...], dtype: Any) -> Array:
+    """`draw()`, which draws random numbers on the host, as an array of `xp`.
 
-    A training step frees what it asked for, and the next one asks for it again. Every page that had
-    gone back is then made anew, which takes longer than to fill it with numbers. glibc keeps twice
-    the size of the largest block below 32 MiB that it ever freed (mallopt(3), M_TRIM_THRESHOLD), so
-    it is enough to free one of that size; nothing is written to it. Elsewhere this does nothing.
+    A library that records instead of computing draws them again each time its program runs; so that
+    it need not draw before, `shape` and `dtype` say what comes.
     """
-    np.empty(2**25 - 2**16, np.uint8)
+    return xp.drawn(draw, shape, dtype) if hasattr(xp, "drawn") else xp.asarray(draw())
 
 
 def problems() -> dict[str, str | None]:
@@ -148,5 +203,5 @@ def _cupy() -> ModuleType:
         if len(diagnosis.packages()) > 1:
             reason = diagnosis.two_packages(reason)
         raise BackendUnavailableError(reason) from cause
-    MODULES[cupy.ndarray] = cupy
+    _meet(cupy)
     return cupy

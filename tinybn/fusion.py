@@ -13,31 +13,20 @@
 A fused op leaves one node in the graph, and works on arrays alone. Derivatives of higher order are
 those of the composition: a closed form can't be wrong where it says nothing. Every fused op is in
 `FUSED`, so that whatever compares them with their compositions meets all of them.
-
-The arrays of one backend may have a forward and a backward of their own, such as CuPy's kernels:
-`@layer_norm.forward_on("cupy")`, `@layer_norm.backward_on("cupy")`.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from tinybn.backend import Array
-from tinybn.recording import Op, current_mode, in_mode, module_of, remember, unpack
-from tinybn.signatures import sorting
+from tinybn.modes import current_mode, use_fused
+from tinybn.tape import Op, module_of, remember, unpack
 from tinybn.tensor import Tensor
 
 FUSED: dict[str, FusedOp] = {}
 """Every fused op by name."""
-
-
-def use_fused(wanted: bool = True) -> AbstractContextManager[None]:
-    """Fused ops of this block, in this thread, run their closed forms, or else compositions."""
-    return in_mode(fused=wanted)
 
 
 class Fused(Protocol):
@@ -50,8 +39,6 @@ class Fused(Protocol):
     __name__: str
     op: FusedOp
     backward: Callable[[Callable[..., Any]], None]
-    forward_on: Callable[[str], Callable[[Callable[..., Any]], None]]
-    backward_on: Callable[[str], Callable[[Callable[..., Any]], None]]
     with_saved: Callable[..., tuple[Any, Any]]
 
     def __call__(self, *args: Any, **static: Any) -> Any: ...
@@ -77,57 +64,40 @@ class FusedOp(Op):
     def __init__(self, forward: Callable[..., Any], composition: Callable[..., Tensor]) -> None:
         parameters = inspect.signature(forward).parameters.values()
         inputs = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-        super().__init__(forward, (None,) * len(inputs))
-        self.differentiable = self.keeps_output = True
-        self.unread = self.constant = []  # the composition reads everything
+        super().__init__(forward, inspect.signature(composition), inputs)
         self.composition = composition
-        self.forwards: dict[str, Callable[..., Any]] = {}
-        self.backwards: dict[str, Callable[..., Any]] = {}
-        call: Any = sorting(self.run, composition, inputs, then="[0]")
-        call.op = self
-        call.with_saved = sorting(self.run, composition, inputs)
-        call.backward = self.backward
-        call.forward_on, call.backward_on = self.forward_on, self.backward_on
-        self.call: Fused = call
+
+        declared = self.parameters.function(
+            lambda inputs, static: self.run(inputs, static)[0], forward
+        )
+        declared.with_saved = self.parameters.function(self.run, forward)
+        declared.__doc__ = declared.with_saved.__doc__ = composition.__doc__
+        declared.op = self
+        declared.backward = self.backward
+        self.call: Fused = declared
         FUSED[self.name] = self
 
     def backward(self, closed_form: Callable[..., Any]) -> None:
         """Declare the closed form of the gradients (a decorator)."""
         self.closed_form = closed_form
 
-    def forward_on(self, backend: str) -> Callable[[Callable[..., Any]], None]:
-        """Declare another forward for the arrays of `backend` (a decorator)."""
-        return functools.partial(self.forwards.__setitem__, backend)
-
-    def backward_on(self, backend: str) -> Callable[[Callable[..., Any]], None]:
-        """Declare another backward, which gets what that forward saved (a decorator)."""
-        return functools.partial(self.backwards.__setitem__, backend)
-
-    def run(self, inputs: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
+    def run(self, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         """The output, and what was saved."""
         if not current_mode().fused:
             return self.compose(inputs, static), None
         arrays, sources, needed, xp, state = unpack(self, inputs)
-        forward = self.forwards.get(xp.__name__, self.forward)
-        y, saved = forward(xp, *arrays, **static)
+        y, saved = self.forward(xp, *arrays, **static)
         if state:
             y = remember(self, y, saved, arrays, sources, needed, static, state)
         return y, saved
 
-    def compose(self, inputs: list[Any], static: dict[str, Any]) -> Tensor:
+    def compose(self, inputs: Sequence[Any], static: dict[str, Any]) -> Tensor:
         """The output again, from primitive ops."""
         with use_fused(False):
             return self.composition(**dict(zip(self.names, inputs, strict=True)), **static)
 
     def gradients(
-        self,
-        needed: Sequence[bool],
-        g: Array,
-        saved: Any,
-        inputs: list[Any],
-        static: dict[str, Any],
-    ) -> Any:
-        """By the closed form; anything may stand in the place of those that are not needed."""
-        xp = module_of(g)
-        backward = self.backwards.get(xp.__name__, self.closed_form)
-        return backward(xp, needed, g, saved, *inputs, **static)
+        self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
+    ) -> Sequence[Any]:
+        """By the closed form, from what the forward saved in place of y."""
+        return self.closed_form(module_of(g), needed, g, y, *inputs, **static)

@@ -19,9 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinybn.fusion import FusedOp
 from tinybn.nn.module import Module
-from tinybn.recording import Node, Op
+from tinybn.op import Node, Op, Primitive
 from tinybn.tensor import Tensor, tick
 
 PACKAGE = Path(__file__).parent.parent
@@ -149,10 +148,9 @@ def _vertex(box: Any, nodes: list[Node], inputs: list[int], called: dict[Tensor,
 
 def _where(op: Op) -> str:
     """The file and lines of an op's gradient rules: "tinybn/ops/elementwise.py:45, 46"."""
-    if isinstance(op, FusedOp):
-        rules: list[Any] = [op.closed_form]
-    else:
-        rules = [op.rules.rule] if hasattr(op.rules, "rule") else [r for r in op.rules if r]
+    rules: Sequence[Any] = (
+        op.rules if isinstance(op, Primitive) else [getattr(op, "closed_form", None)]
+    )
     codes = [rule.__code__ for rule in rules if hasattr(rule, "__code__")]
     places: dict[str, list[str]] = {}
     for code in codes:

@@ -1,7 +1,7 @@
 """Tensor: an array, its gradient, and how it was computed.
 
 A Tensor is either a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows
-the Node that made it (`_node`, see recording.py); a leaf has none and is where gradients end up.
+the Node that made it (`_node`, see tape.py); a leaf has none and is where gradients end up.
 
 Every recorded op and every in-place change of a leaf takes a tick of one clock. So a backward pass
 knows the order in which things were computed, and whether an array changed after an op had read it.
@@ -249,8 +249,8 @@ def _own_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array
         data = data._data
     if isinstance(data, np.ndarray | np.generic):
         array = np.array(data, dtype=dtype)
-    elif type(data).__module__.partition(".")[0] == "cupy":
-        array = backends.module("cupy").array(data, dtype=dtype)
+    elif xp := MODULES.get(type(data)):
+        array = xp.array(data, dtype=dtype)
     elif hasattr(data, "__dlpack__"):
         array = backends.from_dlpack(data)
         array = array.astype(array.dtype if dtype is None else dtype)  # a copy

@@ -14,16 +14,16 @@ Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinybn import anomaly
 from tinybn.fusion import FusedOp
-from tinybn.recording import Mode, Node, current_mode, in_mode, primitive, reset_mode, set_mode
+from tinybn.modes import Mode, current_mode, reset_mode, set_mode
+from tinybn.op import Node, primitive
 from tinybn.summation import add_up
 from tinybn.tensor import Tensor, wrap
 
@@ -44,11 +44,6 @@ class Contribution(NamedTuple):
     value: Any
 
 
-def watch(report: Callable[[Contribution], None]) -> AbstractContextManager[None]:
-    """Backward passes of this block, in this thread, tell `report` each `Contribution` they add."""
-    return in_mode(watch=report)
-
-
 def walk(
     seeds: dict[Any, Tensor],
     wanted: set[Any] | None,
@@ -60,104 +55,110 @@ def walk(
 
     seeds: the gradients to start from, by node (or leaf). retain: free nothing on the way. graph:
     record the walk, whose gradients are Tensors then. along: go nowhere else (see `between`).
-
-    Nodes wait in a heap, newest first. Whatever read a node's output is newer than the node, so its
-    gradient is complete when its turn comes: the clock of tensor.py is the topological order.
     """
     totals: dict[Any, Any] = dict(seeds) if graph else {key: g._data for key, g in seeds.items()}
-    borrowed = set(seeds)  # whose gradient is another's, too
-    queue: list[Any] = [(-key.time, key) for key in totals if isinstance(key, Node)]
-    heapify(queue)
-    _, closed_forms, anomalies, report = current_mode()
-    token = set_mode(Mode(graph, closed_forms, anomalies, report))
+    mode = current_mode()
+    token = set_mode(Mode(graph, *mode[1:]))
     try:
-        while queue:
-            node = heappop(queue)[1]
+        for node in newest_first(seeds, along):
             g = totals[node] if wanted and node in wanted else totals.pop(node)
-            op, sources, arrays, output = node.op, node.sources, node.arrays, node.output
-            if sources is None or arrays is None:
-                raise _freed(node)
-            needed = node.needed if along is None else _along(node, along)
-            inputs, rules, shares = arrays, op.rules, None
-            if isinstance(op, FusedOp):
-                if graph:
-                    shares = _recorded_gradients(op, node, g, needed)
-                else:
-                    if isinstance(g, Tensor):  # of a rule that multiplies with one
-                        g = g._data
-                    shares = op.gradients(needed, g, output, arrays, node.static)
-            elif graph:
-                output, inputs = wrap(output, node), node.inputs_as_tensors()
-            for i, source in enumerate(sources):
-                if source is None:
-                    continue
-                if source._changed > node.time and arrays[i] is not None:
-                    raise _changed(node, i)
-                if not needed[i]:
-                    continue
-                share = shares[i] if shares else rules[i](g, output, *inputs, **node.static)
-                leaf = isinstance(source, Tensor)
-                like = source._data if leaf else source
-                if anomalies:
-                    anomaly.check_gradient(op.name, i, share, g, node.line)
-                if getattr(share, "shape", None) != like.shape or share.dtype != like.dtype:
-                    share = _fit(share, source, node, i)
-                if report:
-                    report(Contribution(node, i, source, g, share))
-                if source in totals:
-                    totals[source] = totals[source] + share  # never +=: others may hold it
-                    borrowed.discard(source)
-                    continue
-                totals[source] = share
-                if not leaf:
-                    heappush(queue, (-source.time, source))
-                if share is g:
-                    borrowed.add(source)
+            for i, source, value in contributions(node, g, along, mode.anomaly):
+                if mode.report:
+                    mode.report(Contribution(node, i, source, g, value))
+                # Never +=, for others may hold that array.
+                totals[source] = totals[source] + value if source in totals else value
             if not retain:
                 node.release()
-        found = totals.keys() if wanted is None else wanted & totals.keys()
-        return {key: _owned(totals[key], key in borrowed) for key in found}
+        if wanted is not None:
+            totals = {key: totals[key] for key in wanted & totals.keys()}
+        return _owned(totals, seeds)
     finally:
         reset_mode(token)
 
 
-def _along(node: Node, along: set[Any]) -> list[bool]:
-    """Which inputs need a gradient, if the walk goes nowhere else."""
-    assert node.sources is not None
-    return [n and source in along for n, source in zip(node.needed, node.sources, strict=True)]
+def newest_first(seeds: Iterable[Any], along: set[Any] | None) -> list[Node]:
+    """The nodes that the seeds were computed from, each after all those that read its output.
+
+    Whatever read a node's output is newer than the node, so the clock of tensor.py is a topological
+    order.
+    """
+    found = {key for key in seeds if type(key) is Node}
+    stack = list(found)
+    while stack:
+        node = stack.pop()
+        if node.sources is None:
+            raise _freed(node)
+        for source in node.sources:
+            if type(source) is Node and source not in found and (along is None or source in along):
+                found.add(source)
+                stack.append(source)
+    return sorted(found, key=attrgetter("time"), reverse=True)
 
 
-def _recorded_gradients(op: FusedOp, node: Node, g: Tensor, needed: Sequence[bool]) -> list[Any]:
-    """The gradients of a fused op's composition, recorded anew; None for those not needed."""
+def contributions(
+    node: Node, g: Any, along: set[Any] | None, anomalies: bool
+) -> Iterator[tuple[int, Node | Tensor, Any]]:
+    """What a node with the gradient g adds to those of its inputs: number, source and value."""
+    sources, arrays, needed, time = node.sources, node.arrays, node.needed, node.time
+    assert sources is not None
+    assert arrays is not None
+    if along is not None:
+        needed = tuple(n and s in along for n, s in zip(needed, sources, strict=True))
+    if current_mode().record:
+        values = _recorded_gradients(node, g, needed)
+    else:
+        g = g._data if type(g) is Tensor else g  # of a rule that multiplies with one
+        values = node.op.gradients(needed, g, node.output, arrays, node.static)
+    for i, source in enumerate(sources):
+        if source is None:
+            continue
+        if source._changed > time and arrays[i] is not None:
+            raise _changed(node, i)
+        if not needed[i]:
+            continue
+        value = values[i]
+        if anomalies:
+            anomaly.check_gradient(node.op.name, i, value, g, node.line)
+        like = source if type(source) is Node else source._data
+        if getattr(value, "shape", None) != like.shape or value.dtype != like.dtype:
+            value = _fit(value, like, node, i)
+        yield i, source, value
+
+
+def _recorded_gradients(node: Node, g: Tensor, needed: Sequence[bool]) -> Sequence[Any]:
+    """One gradient per input, as a Tensor: by the op's rules, or those of its composition."""
+    inputs = node.inputs_as_tensors()
+    if not isinstance(node.op, FusedOp):
+        return node.op.gradients(needed, g, wrap(node.output, node), inputs, node.static)
     # A Tensor that is given twice is two inputs, with a gradient each.
-    inputs = [_same(x) if isinstance(x, Tensor) else x for x in node.inputs_as_tensors()]
+    inputs = [_same(x) if isinstance(x, Tensor) else x for x in inputs]
     wanted = {x._node for x, need in zip(inputs, needed, strict=True) if need}
-    seeds = {op.compose(inputs, node.static)._node: g}
+    seeds = {node.op.compose(inputs, node.static)._node: g}
     totals = walk(seeds, wanted, True, True, between(seeds, wanted)[0])
     return [totals[x._node] if need else None for x, need in zip(inputs, needed, strict=True)]
 
 
-@primitive(lambda g, y, a: g)
+@primitive(lambda g: g)
 def _same(xp: Any, a: Any) -> Any:
     return a
 
 
-def _fit(share: Any, source: Node | Tensor, node: Node, i: int) -> Any:
-    """`share` in the dtype of the input, summed over the axes along which that was broadcast."""
+def _fit(value: Any, source: Any, node: Node, i: int) -> Any:
+    """`value` in the dtype of the input, summed over the axes along which that was broadcast."""
     try:
-        if share.shape != source.shape:
-            share = _unbroadcast(share, source.shape)
-        if share.dtype != source.dtype:
+        if value.shape != source.shape:
+            value = _unbroadcast(value, source.shape)
+        if value.dtype != source.dtype:
             if source.dtype == node.dtype and not isinstance(node.op, FusedOp):
-                raise ValueError(f"its dtype is {share.dtype}")
+                raise ValueError(f"its dtype is {value.dtype}")
             # The op itself changed the dtype, or computed in a wider one: this leads back.
-            share = share.astype(source.dtype)
+            value = value.astype(source.dtype)
     except (AttributeError, ValueError) as error:
         raise TypeError(
             f"rule {i} of {node.op.name!r} gave no gradient for an input of {source.dtype} "
             f"{source.shape}: {error}"
-        ) from error
-    return share
+        ) from None
+    return value
 
 
 def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
@@ -190,13 +191,19 @@ def between(seeds: dict[Any, Any], wanted: Iterable[Any]) -> tuple[set[Any], set
     return found, reached
 
 
-def _owned(total: Any, borrowed: bool) -> Tensor:
-    """The finished gradient as a Tensor that shares its memory with nothing."""
-    if isinstance(total, Tensor):
-        return total * 1 if borrowed or total._data.base is not None else total
-    if isinstance(total, np.generic):
-        return wrap(np.asarray(total))
-    return wrap(total.copy() if borrowed or total.base is not None else total)
+def _owned(totals: dict[Any, Any], seeds: dict[Any, Tensor]) -> dict[Any, Tensor]:
+    """The finished gradients as Tensors; what is a seed, a view, or there twice, is copied."""
+    taken = {id(seed._data) for seed in seeds.values()}
+    owned = {}
+    for key, g in totals.items():
+        array = g._data if type(g) is Tensor else g
+        if isinstance(array, np.generic):  # NumPy's operators return these in place of 0-d arrays
+            array = np.asarray(array)
+        elif id(array) in taken or getattr(array, "base", None) is not None:
+            g, array = (g * 1, None) if type(g) is Tensor else (None, array.copy())
+        taken.add(id(array))
+        owned[key] = g if type(g) is Tensor else wrap(array)
+    return owned
 
 
 def _freed(node: Node) -> RuntimeError:

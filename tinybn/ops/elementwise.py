@@ -13,12 +13,12 @@ from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
 from tinybn.backend import Array
-from tinybn.recording import module_of, primitive
+from tinybn.op import module_of, primitive
 
 
 @primitive(
-    lambda g, y, a, b: g,
-    lambda g, y, a, b: g,
+    lambda g: g,
+    lambda g: g,
 )
 def add(xp: Any, a: Array, b: Array) -> Array:
     """a + b."""
@@ -26,8 +26,8 @@ def add(xp: Any, a: Array, b: Array) -> Array:
 
 
 @primitive(
-    lambda g, y, a, b: g,
-    lambda g, y, a, b: -g,
+    lambda g: g,
+    lambda g: -g,
 )
 def subtract(xp: Any, a: Array, b: Array) -> Array:
     """a - b."""
@@ -35,8 +35,8 @@ def subtract(xp: Any, a: Array, b: Array) -> Array:
 
 
 @primitive(
-    lambda g, y, a, b: g * b,
-    lambda g, y, a, b: g * a,
+    lambda g, b: g * b,
+    lambda g, a: g * a,
 )
 def multiply(xp: Any, a: Array, b: Array) -> Array:
     """a * b."""
@@ -44,23 +44,23 @@ def multiply(xp: Any, a: Array, b: Array) -> Array:
 
 
 @primitive(
-    lambda g, y, a, b: g / b,
-    lambda g, y, a, b: -g * y / b,
+    lambda g, b: g / b,
+    lambda g, y, b: -g * y / b,
 )
 def divide(xp: Any, a: Array, b: Array) -> Array:
     """a / b."""
     return a / b
 
 
-@primitive(lambda g, y, a: -g)
+@primitive(lambda g: -g)
 def negative(xp: Any, a: Array) -> Array:
     """-a."""
     return -a
 
 
 @primitive(
-    lambda g, y, a, b: g * b * a ** _one_less(b),
-    lambda g, y, a, b: g * y * _log_or_0(a),
+    lambda g, a, b: g * b * a ** _one_less(b),
+    lambda g, y, a: g * y * _log_or_0(a),
 )
 def power(xp: Any, a: Array, b: Array) -> Array:
     """a ** b. At a = 0 the gradient of b is 0, its limit for every b > 0."""
@@ -79,25 +79,25 @@ def _log_or_0(a: Any) -> Any:
     return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
 
 
-@primitive(lambda g, y, a: g * y)
+@primitive(lambda g, y: g * y)
 def exp(xp: Any, a: Array) -> Array:
     """e ** a."""
     return xp.exp(a)
 
 
-@primitive(lambda g, y, a: g / a)
+@primitive(lambda g, a: g / a)
 def log(xp: Any, a: Array) -> Array:
     """The natural logarithm of a."""
     return xp.log(a)
 
 
-@primitive(lambda g, y, a: g / (2 * y))
+@primitive(lambda g, y: g / (2 * y))
 def sqrt(xp: Any, a: Array) -> Array:
     """The square root of a; its gradient at 0 is inf."""
     return xp.sqrt(a)
 
 
-@primitive(lambda g, y, a: g * sign(a))
+@primitive(lambda g, a: g * sign(a))
 def abs(xp: Any, a: Array) -> Array:
     """|a|."""
     return xp.abs(a)
@@ -110,8 +110,8 @@ def sign(xp: Any, a: Array) -> Array:
 
 
 @primitive(
-    lambda g, y, a, b: _share(g, a > b, a == b),
-    lambda g, y, a, b: _share(g, b > a, a == b),
+    lambda g, a, b: _share(g, a > b, a == b),
+    lambda g, a, b: _share(g, b > a, a == b),
 )
 def maximum(xp: Any, a: Array, b: Array) -> Array:
     """The larger of a and b."""
@@ -119,8 +119,8 @@ def maximum(xp: Any, a: Array, b: Array) -> Array:
 
 
 @primitive(
-    lambda g, y, a, b: _share(g, a < b, a == b),
-    lambda g, y, a, b: _share(g, b < a, a == b),
+    lambda g, a, b: _share(g, a < b, a == b),
+    lambda g, a, b: _share(g, b < a, a == b),
 )
 def minimum(xp: Any, a: Array, b: Array) -> Array:
     """The smaller of a and b."""
@@ -131,7 +131,7 @@ def _share(g: Any, chosen: Any, tied: Any) -> Any:
     return g * chosen + g * 0.5 * tied
 
 
-@primitive(lambda g, y, a, a_min, a_max: g * (a >= _bound(a_min, -1)) * (a <= _bound(a_max, 1)))
+@primitive(lambda g, a, a_min, a_max: g * (a >= _bound(a_min, -1)) * (a <= _bound(a_max, 1)))
 def clip(xp: Any, a: Array, a_min: float | None = None, a_max: float | None = None) -> Array:
     """a, but at least `a_min` and at most `a_max`: numbers, or None for no bound."""
     if _bound(a_min, -1) > _bound(a_max, 1):
@@ -145,21 +145,21 @@ def _bound(bound: float | None, side: int) -> float:
 
 @primitive(
     None,
-    lambda g, y, condition, a, b: where(condition, g, 0),
-    lambda g, y, condition, a, b: where(condition, 0, g),
+    lambda g, condition: where(condition, g, 0),
+    lambda g, condition: where(condition, 0, g),
 )
 def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
     """a where the condition (bool) holds, b elsewhere."""
     return xp.where(condition, a, b)
 
 
-@primitive(lambda g, y, a, dtype: g)
+@primitive(lambda g: g)
 def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
     """A copy in another dtype; its gradient comes back in the dtype of a."""
     return a.astype(dtype)
 
 
-@primitive(lambda g, y, a, backend: to(g, module_of(a).__name__))
+@primitive(lambda g, a: to(g, module_of(a).__name__))
 def to(xp: Any, a: Array, backend: str) -> Array:
     """a on another backend ("numpy" or "cupy"); its gradient comes back to a's."""
     return backends.move(a, backend)
