@@ -28,6 +28,12 @@ def test_the_cookie_comes_out_to_six_digits():
     assert (e.through_both == 0).all()
 
 
+def test_the_path_that_is_0_stays_within_rounding_far_from_zero():
+    x, dy = 1e4 + draw((64, 3)), draw((64, 3), seed=1)
+    e = explain_batch_norm(x.astype(np.float32), dy.astype(np.float32))
+    assert np.abs(e.through_both).max() < 1e-8 * np.abs(e.direct).max()
+
+
 def test_the_cookie_is_printed_with_its_numbers():
     text = str(explain_batch_norm(COOKIES, [[1.0], [0.0], [0.0]], eps=0.0))
     assert "  through the variance    -0.153093   0.153093   0.000000   norm 0.216506\n" in text

@@ -167,6 +167,54 @@ def test_the_running_statistics_may_change_between_forward_and_backward():
     np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
+def test_nor_does_that_change_derivatives_of_the_second_order():
+    layer = nn.BatchNorm(3).eval()
+    x = tb.tensor(batches((8, 3))[0], requires_grad=True)
+    found = []
+    for between in (False, True):
+        (g,) = tb.grad((layer(x) ** 3).sum(), x, create_graph=True)
+        if between:
+            layer.train()(here(batches((8, 3))[1]))
+        found.append(tb.grad((g * g).sum(), x)[0].numpy())
+    np.testing.assert_array_equal(*found)
+
+
+class Number:
+    """A number that a program computes with: it can be nothing but + - * /."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __add__(self, other):
+        return Number(self.value + other)
+
+    def __rtruediv__(self, other):
+        return Number(other / self.value)
+
+    def __rsub__(self, other):
+        return Number(other - self.value)
+
+    def __mul__(self, other):
+        product = self.value * other
+        return product if isinstance(product, np.ndarray) else Number(product)
+
+    __array_ufunc__ = None
+    __rmul__ = __mul__
+
+
+@pytest.mark.host("what a count may be has nothing to do with a GPU")
+def test_a_cumulative_average_only_computes_with_its_count():
+    recorded, layer = nn.BatchNorm(3, momentum=None), nn.BatchNorm(3, momentum=None)
+    recorded.num_batches_tracked = Number(0)
+    for x in batches((8, 3)):
+        recorded(x)
+        layer(x)
+    assert recorded.num_batches_tracked.value == layer.num_batches_tracked == 4
+    for name in ("running_mean", "running_var"):
+        found, expected = getattr(recorded, name).numpy(), getattr(layer, name).numpy()
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_second_batch_between_forward_and_backward_changes_no_gradient():
     first, second = batches((8, 3))[:2]
     gradients = []

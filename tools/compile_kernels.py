@@ -19,7 +19,7 @@ from cupy._core import _kernel, _reduction, core
 from cupy_backends.cuda.libs import nvrtc
 
 import tinybn as tb
-from tinybn.kernels import KERNELS
+from tinybn.on_cupy import KERNELS
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 DTYPES = ("float16", "float32", "float64")

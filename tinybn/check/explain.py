@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinybn import ops
-from tinybn.autodiff import Contribution, grad, watch
-from tinybn.tensor import Tensor
+from tinybn.autodiff import grad
+from tinybn.modes import use_fused, watch
+from tinybn.op import Node
+from tinybn.tensor import Tensor, wrap
+from tinybn.walk import Contribution
 
 
 class Explanation(NamedTuple):
@@ -17,7 +20,7 @@ class Explanation(NamedTuple):
     direct:           x ───────────────► d ─► x̂
     through_mean:     x ──► μ ─────────► d ─► x̂
     through_variance: x ───────────────► d ──► σ² ─► x̂
-    through_both:     x ──► μ ─────────► d ──► σ² ─► x̂     identically 0, because Σ (x - μ) = 0
+    through_both:     x ──► μ ─────────► d ──► σ² ─► x̂     0 but for rounding: Σ (x - μ) = 0
 
     total: their sum, which is the gradient of x. closed_form: what the fused op gives.
     """
@@ -71,10 +74,11 @@ def explain_batch_norm(x: Any, dy: Any, gamma: Any = None, *, eps: float = 1e-5)
     x, dy: (N, C) or (N, C, …), the input and the gradient of the output; arrays, Tensors or lists
     (which become float64). gamma: (C,), or None for 1.
 
-    The graph is that of the paper (Ioffe & Szegedy 2015, algorithm 1): μ, d = x - μ, σ² = mean(d²),
-    x̂ = d / √(σ² + ε), y = γ x̂. In it x is read twice, by the mean and by the difference, and d
-    twice, by the variance and by the division. So each of the two gradients that arrive at d is
-    sent on to x alone, and what comes there is told apart by the op it comes from.
+    What is read is the graph that ops.batch_norm records without its closed form, and it is that of
+    the paper (Ioffe & Szegedy 2015, algorithm 1): μ, d = x - μ, σ² = mean(d²), x̂ = d / √(σ² + ε),
+    y = γ x̂. In it x is read twice, by the mean and by the difference, and d twice, by the variance
+    and by the division. So each of the two gradients that arrive at d is sent on to x alone, and
+    what comes there is told apart by the op it comes from.
     """
     x, dy = (_tensor(a) for a in (x, dy))
     gamma = _tensor(np.ones(x.shape[1:2], x.dtype) if gamma is None else gamma)
@@ -83,19 +87,21 @@ def explain_batch_norm(x: Any, dy: Any, gamma: Any = None, *, eps: float = 1e-5)
         raise ValueError(
             f"explain_batch_norm: expected dy of shape {x.shape}, as x, got {dy.shape}"
         )
-    axis = (0, *range(2, x.ndim))
-    mean = ops.mean(x, axis, keepdims=True)
-    d = x - mean
-    variance = ops.mean(d * d, axis, keepdims=True)
-    x_hat = d / ops.sqrt(variance + eps)
-    upstream = dy * ops.reshape(gamma, (1, -1) + (1,) * (x.ndim - 2))
+    recorded: dict[str, list[Tensor]] = {}
 
-    arrived = _contributions(x_hat, d, upstream.data)
+    def note(node: Node, array: Any) -> None:
+        recorded.setdefault(node.op.name, []).append(wrap(array, node))
+
+    with use_fused(False), watch(None, note):
+        y = ops.batch_norm(x, gamma, eps=eps)
+    (mean, variance), (d,), (x_hat,) = (recorded[op] for op in ("mean", "recentre", "divide"))
+    upstream = _contributions(y, x_hat, dy.data)["multiply"]
+    arrived = _contributions(x_hat, d, upstream)
     by_division = _contributions(d, x, arrived["divide"])
     by_variance = _contributions(d, x, arrived["multiply"])
     return Explanation(
         x.numpy(),
-        upstream.numpy(),
+        upstream,
         mean.numpy(),
         variance.numpy(),
         x_hat.numpy(),
@@ -103,7 +109,7 @@ def explain_batch_norm(x: Any, dy: Any, gamma: Any = None, *, eps: float = 1e-5)
         through_mean=by_division["mean"],
         through_variance=by_variance["subtract"],
         through_both=by_variance["mean"],
-        total=grad(x_hat, x, upstream, retain_graph=True)[0].numpy(),
+        total=grad(y, x, dy, retain_graph=True)[0].numpy(),
         closed_form=grad(closed, x, dy)[0].numpy(),
     )
 

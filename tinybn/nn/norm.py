@@ -10,10 +10,6 @@ import numpy as np
 from tinybn import ops
 from tinybn.backend import Array
 from tinybn.nn.module import Module, at_least_1, parameter
-from tinybn.ops.fused.batch_norm import Moments
-from tinybn.ops.fused.plans import planned
-from tinybn.ops.fused.sums import cast
-from tinybn.recording import module_of
 from tinybn.tensor import Input, Tensor, tensor
 
 
@@ -55,34 +51,22 @@ class BatchNorm(Module):
 
     def forward(self, x: Input) -> Tensor:
         _check_channels(self, x, self.num_features)
-        if not self.training and self.running_mean is not None:
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or var is None or count is None:
+            return ops.batch_norm(x, self.gamma, self.beta, eps=self.eps)
+        if not self.training:
             return ops.batch_norm(
-                x, self.gamma, self.beta, mean=self.running_mean, var=self.running_var, eps=self.eps
+                x, self.gamma, self.beta, mean=mean.data, var=var.data, eps=self.eps
             )
-        y, moments = ops.batch_norm.with_saved(x, self.gamma, self.beta, eps=self.eps)
-        if self.training and self.running_mean is not None:
-            self._track(x.data if isinstance(x, Tensor) else x, moments)
+        y, saved = ops.batch_norm.with_saved(x, self.gamma, self.beta, eps=self.eps)
+        self.num_batches_tracked = count + 1
+        momentum = 1 / (count + 1) if self.momentum is None else self.momentum
+        n = x.size // self.num_features
+        new_mean, new_var = _statistics(x, saved, mean.dtype)
+        unbiased = n / (n - 1)
+        mean.data = (1 - momentum) * mean.data + momentum * new_mean
+        var.data = (1 - momentum) * var.data + momentum * unbiased * new_var
         return y
-
-    def _track(self, x: Any, moments: Moments | None) -> None:
-        """Let the running statistics follow the batch x, an array; into new arrays."""
-        mean, var = self.running_mean, self.running_var
-        assert mean is not None
-        assert var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        if moments is None:  # batch norm ran as a composition
-            axis = (0, *range(2, x.ndim))
-            moments = Moments(ops.mean(x, axis), 0, ops.var(x, axis), None)
-        new_mean, new_var = moments.mean + moments.rest, moments.var
-        if new_var.dtype != var.dtype:
-            new_mean, new_var = cast(var.dtype, new_mean, new_var)
-        if self.momentum is None:
-            keep, weight, unbiased = _weights(1 / self.num_batches_tracked, x)
-        else:  # always the same
-            keep, weight, unbiased = _arrays_of_weights(module_of(x), (x, var._data), self.momentum)
-        mean._data = mean._data * keep + new_mean * weight
-        var._data = var._data * keep + new_var * unbiased
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.num_features})"
@@ -183,17 +167,16 @@ NORMS: dict[str, Callable[[int], Module]] = {
 }
 
 
-def _weights(momentum: float, x: Any) -> tuple[float, float, float]:
-    """Of what was, of a new mean, and of a new biased variance of x, which becomes unbiased."""
-    n = x.size // x.shape[1]
-    return 1 - momentum, momentum, momentum * n / (n - 1)
-
-
-@planned
-def _arrays_of_weights(xp: Any, arrays: tuple[Any, Any], momentum: float) -> list[Array]:
-    """The same as 0-d arrays, which NumPy takes faster, and a GPU gets only once."""
-    x, running = arrays
-    return [xp.asarray(weight, running.dtype) for weight in _weights(momentum, x)]
+def _statistics(x: Any, saved: Any, dtype: np.dtype) -> tuple[Array, Array]:
+    """Each channel's mean and biased variance: what batch_norm saved (None: see x), as `dtype`."""
+    if saved is None:
+        x = x.data if isinstance(x, Tensor) else x
+        axis = (0, *range(2, x.ndim))
+        mean, var = ops.mean(x, axis), ops.var(x, axis)
+    else:
+        moments = saved.moments
+        mean, var = (moments.mu + moments.rest).reshape(-1), moments.var.reshape(-1)
+    return mean.astype(dtype, copy=False), var.astype(dtype, copy=False)
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -19,22 +19,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinybn.ops import checks
 from tinybn.ops.elementwise import sqrt
-from tinybn.ops.reduction import centre, mean
+from tinybn.ops.reduction import mean, recentre
 from tinybn.ops.shape import reshape
-from tinybn.tensor import Input, Tensor, shape_of
+from tinybn.tensor import Input, Tensor
 
 
-def _scale(d: Tensor, axis: Any, eps: float) -> Tensor:
-    """d / √(mean(d²) + ε): of centred d, this is division by the standard deviation."""
-    return d / sqrt(mean(d * d, axis, keepdims=True) + eps)
+def _normalize(x: Input, gamma: Any, beta: Any, axis: tuple[int, ...], eps: float) -> Tensor:
+    """Normalize x along `axis`; gamma and beta broadcast against x."""
+    mu = mean(x, axis, keepdims=True)
+    d = recentre(x - mu, axis)
+    var = mean(d * d, axis, keepdims=True)
+    x_hat = d / sqrt(var + eps)
+    return scale_and_shift(x_hat, gamma, beta)
 
 
-def _affine(x_hat: Tensor, gamma: Any, beta: Any, shape: tuple[int, ...]) -> Tensor:
-    """gamma · x_hat + beta, with gamma and beta laid out as `shape`; None leaves that part away."""
-    if gamma is not None:
-        x_hat = x_hat * reshape(gamma, shape)
-    return x_hat if beta is None else x_hat + reshape(beta, shape)
+def scale_and_shift(x_hat: Any, gamma: Any, beta: Any) -> Any:
+    """gamma · x_hat + beta; None omits that part."""
+    y = scale(x_hat, gamma)
+    return y if beta is None else y + beta
+
+
+def scale(a: Any, gamma: Any) -> Any:
+    """gamma · a; None omits gamma."""
+    return a if gamma is None else gamma * a
 
 
 def batch_norm(
@@ -51,12 +60,13 @@ def batch_norm(
     μ and σ² are the batch's own, σ² biased (divided by n). With `mean` and `var` given, those are
     used instead, as constants: evaluation mode.
     """
-    axis = check_batch_norm(x, gamma, beta, mean, var, eps)
-    shape = _per_channel(x)
-    if mean is not None:
-        mean, var = (reshape(constant(v), shape).astype(x.dtype) for v in (mean, var))
-        return _affine((x - mean) / sqrt(var + eps), gamma, beta, shape)
-    return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, shape)
+    axis = checks.batch_norm(x, gamma, beta, mean, var, eps)
+    gamma, beta = per_channel(gamma, x), per_channel(beta, x)
+    if mean is None:
+        return _normalize(x, gamma, beta, axis, eps)
+    mu, var = (per_channel(checks.constant(v), x).astype(x.dtype) for v in (mean, var))
+    x_hat = (x - mu) / sqrt(var + eps)
+    return scale_and_shift(x_hat, gamma, beta)
 
 
 def layer_norm(
@@ -68,8 +78,8 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize each sample over its last axes; gamma and beta have the shape of those axes."""
-    axis, shape = check_last_axes("layer_norm", x, axis, gamma, beta, eps=eps)
-    return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, shape)
+    axis = checks.last_axes("layer_norm", x, axis, gamma, beta, eps=eps)
+    return _normalize(x, gamma, beta, axis, eps)
 
 
 def rms_norm(
@@ -80,8 +90,9 @@ def rms_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """gamma · x / √(mean(x²) + ε) over the last axes: layer norm without centring."""
-    axis, shape = check_last_axes("rms_norm", x, axis, gamma, eps=eps)
-    return _affine(_scale(x, axis, eps), gamma, None, shape)
+    axis = checks.last_axes("rms_norm", x, axis, gamma, eps=eps)
+    x_hat = x / sqrt(mean(x * x, axis, keepdims=True) + eps)
+    return scale_and_shift(x_hat, gamma, None)
 
 
 def group_norm(
@@ -93,11 +104,9 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize each sample over groups of C / groups channels (and space); x (N, C, …)."""
-    check_group_norm(x, groups, gamma, beta, eps)
-    grouped = reshape(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
-    axis = tuple(range(2, grouped.ndim))
-    x_hat = reshape(_scale(centre(grouped, axis), axis, eps), x.shape)
-    return _affine(x_hat, gamma, beta, _per_channel(x))
+    checks.group_norm(x, groups, gamma, beta, eps)
+    grouped, gamma, beta = in_groups(x, groups, gamma, beta)
+    return reshape(_normalize(grouped, gamma, beta, (2, 3), eps), x.shape)
 
 
 def instance_norm(
@@ -108,87 +117,18 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalize each channel of each sample over space; x (N, C, L), (N, C, H, W), …"""
-    axis = check_instance_norm(x, gamma, beta, eps)
-    return _affine(_scale(centre(x, axis), axis, eps), gamma, beta, _per_channel(x))
+    checks.instance_norm(x, gamma, beta, eps)
+    grouped, gamma, beta = in_groups(x, x.shape[1], gamma, beta)
+    return reshape(_normalize(grouped, gamma, beta, (2, 3), eps), x.shape)
 
 
-def _per_channel(x: Any) -> tuple[int, ...]:
-    """The shape in which one number per channel broadcasts against x (N, C, …)."""
-    return (1, x.shape[1]) + (1,) * (x.ndim - 2)
+def per_channel(v: Any, x: Any) -> Any:
+    """One number per channel (C,), to broadcast against x (N, C, …)."""
+    return v if v is None or x.ndim == 2 else reshape(v, (-1, *[1] * (x.ndim - 2)))
 
 
-# What the arguments must be. The closed forms ask the same.
-
-
-def check_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float) -> Any:
-    """The axes to normalize over."""
-    _check_channels("batch_norm", x, gamma, beta, mean, var, eps=eps)
-    axis = (0, *range(2, x.ndim))
-    if (mean is None) != (var is None):
-        raise ValueError(
-            "batch_norm: expected both mean and var (evaluation), or neither (training)"
-        )
-    if mean is None:
-        _more_than_one("batch_norm", x, x.shape[1])
-    return axis
-
-
-def check_group_norm(x: Any, groups: int, gamma: Any, beta: Any, eps: float) -> None:
-    """Whether the groups divide the channels, too."""
-    _check_channels("group_norm", x, gamma, beta, eps=eps)
-    if groups < 1 or x.shape[1] % groups:
-        raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels evenly")
-
-
-def check_instance_norm(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
-    """The axes to normalize over."""
-    _check_channels("instance_norm", x, gamma, beta, eps=eps)
-    axis = tuple(range(2, x.ndim))
-    if not axis:
-        raise ValueError(f"instance_norm: expected x of shape (N, C, L, …), got {x.shape}")
-    _more_than_one("instance_norm", x, x.shape[0] * x.shape[1])
-    return axis
-
-
-def _check_channels(name: str, x: Any, *per_channel: Any, eps: float) -> None:
-    shape = shape_of(x)
-    if len(shape) < 2:
-        raise ValueError(f"{name}: expected x of shape (N, C) or (N, C, …), got {shape}")
-    _check(name, shape, shape[1:2], per_channel, eps)
-
-
-def check_last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[Any, Any]:
-    """The axes, after checking that they are the last of x, and the shape of gamma and beta."""
-    shape = shape_of(x)
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    last = tuple(range(len(shape) - len(axes), len(shape)))
-    if not axes or last[0] < 0 or tuple(sorted(a % len(shape) for a in axes)) != last:
-        raise ValueError(f"{name}: expected the last axes of x {shape}, got axis={axis}")
-    _check(name, shape, shape[last[0] :], params, eps)
-    return last, shape[last[0] :]
-
-
-def _check(name: str, shape: Any, expected: Any, params: tuple[Any, ...], eps: float) -> None:
-    for i, param in enumerate(params):
-        if param is not None and shape_of(param) != expected:
-            what = ("gamma", "beta", "mean", "var")[i]
-            raise ValueError(
-                f"{name}: expected {what} of shape {expected} for x {shape}, got {shape_of(param)}"
-            )
-    if not eps >= 0:
-        raise ValueError(f"{name}: expected eps >= 0, got {eps}")
-    if 0 in shape:
-        raise ValueError(f"{name}: x of shape {shape} has no elements (an empty batch?)")
-
-
-def _more_than_one(name: str, x: Any, channels: int) -> None:
-    if x.size == channels:
-        raise ValueError(
-            f"{name}: x {x.shape} has one value per channel, and one value has no variance: "
-            "train on larger batches (drop_last=True drops a last one of 1), or call eval()"
-        )
-
-
-def constant(value: Any) -> Any:
-    """The array of a Tensor, an array itself."""
-    return value.data if isinstance(value, Tensor) else value
+def in_groups(x: Any, groups: int, *params: Any) -> Any:
+    """x (N, C, …) as (N, groups, C / groups, space), and each of `params` (C,) beside it."""
+    size = x.shape[1] // groups
+    laid_out = (None if v is None else reshape(v, (groups, size, 1)) for v in params)
+    return reshape(x, (x.shape[0], groups, size, -1)), *laid_out

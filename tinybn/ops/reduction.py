@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from tinybn.backend import Array
+from tinybn.op import module_of, primitive
 from tinybn.ops.elementwise import astype, exp, log
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
-from tinybn.recording import module_of, primitive
-from tinybn.summation import add_up
+from tinybn.summation import add_up, average
 from tinybn.tensor import Input, Tensor
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -23,7 +23,7 @@ def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
     return g if keepdims or axis is None else expand_dims(g, axis)
 
 
-@primitive(lambda g, y, a, axis, keepdims: broadcast_to(_spread(g, axis, keepdims), a.shape))
+@primitive(lambda g, a, axis, keepdims: broadcast_to(_spread(g, axis, keepdims), a.shape))
 def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """Σ a."""
     return add_up(a, axis, keepdims)
@@ -38,8 +38,7 @@ def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """Σ a / n, with the n elements that go into each sum; ValueError if there are none."""
     if a.size == 0:
         raise ValueError("there is no mean of no elements (an empty batch?)")
-    total = add_up(a, axis, keepdims)
-    return total / (a.size // total.size)
+    return average(a, axis, keepdims)
 
 
 def _shared(g: Any, y: Any, a: Any, axis: Axis, keepdims: bool) -> Any:
@@ -60,20 +59,21 @@ def min(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     return a.min(axis=axis, keepdims=keepdims)
 
 
-def centre(a: Input, axis: Axis) -> Tensor:
-    """a - mean(a), with a mean that is exact to the last digit.
+@primitive(lambda g, y, d, axis: g)
+def recentre(xp: Any, d: Array, axis: Axis = None) -> Array:
+    """d - mean(d), for d = x - mean(x): takes out what rounding of that mean left in d.
 
-    The rounding error of the first mean is the same for all elements along the axis, so a second
-    centring removes it: at mean 1e4, float32 gains three digits. Centring is a projection: in exact
-    arithmetic, doing it twice changes neither the value nor the gradient.
+    The rounding error is the same for all elements along the axis; at mean 1e4, float32 gains three
+    digits. The rule hands the gradient on: in exact arithmetic d has mean 0, and this is the
+    identity on what is already centred.
     """
-    d = a - mean(a, axis, keepdims=True)
     return d - mean(d, axis, keepdims=True)
 
 
 def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
     """Σ (a - mean(a))² / (n - ddof); ValueError unless n > ddof."""
-    d = centre(a, axis)
+    mu = mean(a, axis, keepdims=True)
+    d = recentre(a - mu, axis)
     squares = sum(d * d, axis, keepdims)
     n = d.size // squares.size
     if n <= ddof:

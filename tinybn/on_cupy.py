@@ -1,0 +1,168 @@
+"""What CuPy does in kernels of its own, since each saves launches: the norms and cross-entropy.
+
+CuPy compiles a kernel when it first runs, once for each A, the dtype to compute in: the closed
+forms cast what is narrower than float32 before they come here. The formulas are theirs, see
+ops/fused.py. A batch norm takes five launches forward and backward, the other norms up to six,
+cross-entropy four.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from tinybn.backend import Array, when_cupy_is_used
+from tinybn.ops import fused
+from tinybn.ops.fused import Layout, Moments
+
+KERNELS: dict[str, Callable[[Any], Any]] = {}
+"""Every kernel by name: a function of the module `cupy` that makes it."""
+
+PAIR = """
+struct Pair {
+    A first, second;
+    __device__ Pair(A first = 0, A second = 0) : first(first), second(second) {}
+};
+__device__ Pair operator+(const Pair& a, const Pair& b) {
+    return Pair(a.first + b.first, a.second + b.second);
+}
+"""
+"""Two sums in one reduction."""
+
+
+def kernel(make: Callable[[Any], Any], name: str = "") -> Callable[[Any], Any]:
+    """Declare a kernel, given the function that makes it of `cupy` (also as a decorator)."""
+    KERNELS[name or make.__name__] = made = functools.cache(make)
+    return made
+
+
+def elementwise(name: str, inputs: str, outputs: str, code: str) -> Callable[[Any], Any]:
+    """A kernel that runs `code` for each element."""
+    return kernel(lambda cupy: cupy.ElementwiseKernel(inputs, outputs, code, name), name)
+
+
+def reduction(name: str, inputs: str, outputs: str, pair: str, code: str) -> Callable[[Any], Any]:
+    """A kernel that adds up `pair`, and then runs `code` on the sums, a.first and a.second."""
+    add = f"Pair({pair})", "a + b", code, "0", name
+    types: Any = {"reduce_type": "Pair", "preamble": PAIR}
+    return kernel(lambda cupy: cupy.ReductionKernel(inputs, outputs, *add, **types), name)
+
+
+mean_of = reduction("mean_of", "A x, int64 n", "A mean", "x", "mean = a.first / n")
+moments_of = reduction(
+    "moments_of",
+    "A x, A mu, int64 n, A eps, bool centred",
+    "A rest, A var, A r",
+    "x - mu, (x - mu) * (x - mu)",
+    "rest = centred ? a.first / n : 0, var = a.second / n - rest * rest, r = 1 / sqrt(var + eps)",
+)
+normalized = elementwise(
+    "normalized",
+    "A x, A mu, A rest, A r, A gamma, A beta",
+    "A y",
+    "y = (x - mu - rest) * r * gamma + beta",
+)
+sums_of = reduction(  # Σ g and Σ g x̂
+    "sums_of",
+    "A dy, A gamma, A x, A mu, A rest, A r",
+    "A sum, A dot",
+    "dy * gamma, dy * gamma * ((x - mu - rest) * r)",
+    "sum = a.first, dot = a.second",
+)
+slope_of = elementwise(  # γ is either inside of the sums or outside
+    "slope_of",
+    "A dy, A inside, A outside, A x, A mu, A rest, A r, A sum, A dot, int64 n",
+    "A dx",
+    "dx = outside * r * (dy * inside - (sum + (x - mu - rest) * r * dot) / n)",
+)
+losses_of = reduction(  # of each row: Σ exp(z - max z), and the loss
+    "losses_of",
+    "A z, A largest, L label, L column",
+    "A total, A loss",
+    "exp(z - largest), column == label ? z - largest : 0",
+    "total = a.first, loss = log(a.first) - a.second",
+)
+slope_of_losses = elementwise(
+    "slope_of_losses",
+    "A z, A largest, A total, L label, L column, A g, int64 n",
+    "A dz",
+    "dz = (exp(z - largest) / total - (column == label)) * (g / n)",
+)
+
+
+def _normalize(
+    xp: Any, x: Array, gamma: Any, beta: Any, given: Any, layout: Layout, eps: float
+) -> tuple[Array, Moments]:
+    along: Any = {"axis": layout.axis, "keepdims": True}
+    if layout.fixed:
+        mu, var = given
+        moments = Moments(mu, 0.0, var, 1 / xp.sqrt(var + eps))
+    else:
+        rest, var, r = (xp.empty(layout.kept(layout.axis), x.dtype) for _ in range(3))
+        n = x.size // r.size
+        mu = mean_of(xp)(x, n, **along) if layout.centred else 0.0
+        moments_of(xp)(x, mu, n, eps, layout.centred, rest, var, r, **along)
+        moments = Moments(mu, rest, var, r)
+    beta = 0.0 if beta is None else beta
+    return normalized(xp)(x, moments.mu, moments.rest, moments.r, _or_1(gamma), beta), moments
+
+
+def _gradients(
+    xp: Any, needed: Any, dy: Array, x: Array, gamma: Any, moments: Moments, layout: Layout
+) -> tuple[Any, Any, Any]:
+    mu, rest, _, r = moments
+    axis, shared, gamma = layout.axis, layout.shared, _or_1(gamma)
+
+    def sums(gamma: Any, axis: tuple[int, ...]) -> list[Array]:
+        """Arrays without `axis`, and no views, which a leaf would have to copy."""
+        shape = [n for i, n in enumerate(layout.shape) if i not in axis]
+        found = [xp.empty(shape, r.dtype) for _ in range(2)]
+        views = (a.reshape(layout.kept(axis)) for a in found)
+        sums_of(xp)(dy, gamma, x, mu, rest, r, *views, axis=axis, keepdims=True)
+        return found
+
+    leaves_sums = needed[0] and axis == shared and not layout.fixed
+    wanted = leaves_sums or needed[1] or needed[2]
+    dx: Any = None
+    dbeta, dgamma = sums(1.0, shared) if wanted else (dx, dx)
+    if layout.fixed and needed[0]:
+        dx = normalized(xp)(dy, 0.0, 0.0, r, gamma, 0.0)
+    elif needed[0]:
+        split = (1.0, gamma) if leaves_sums else (gamma, 1.0)
+        found = (dbeta, dgamma) if leaves_sums else sums(gamma, axis)
+        total, dot = (a.reshape(layout.kept(axis)) for a in found)
+        total = total if layout.centred else 0.0
+        dx = slope_of(xp)(dy, *split, x, mu, rest, r, total, dot, x.size // r.size)
+    return dx, dgamma, dbeta
+
+
+def _or_1(gamma: Any) -> Any:
+    return 1.0 if gamma is None else gamma
+
+
+@functools.cache
+def _columns(xp: Any, n: int) -> Array:
+    return xp.arange(n)
+
+
+def _softmax_loss(xp: Any, z: Array, labels: Any) -> tuple[Array, Any]:
+    rows, classes = z.shape
+    label = xp.asarray(labels, dtype=int)[:, None]  # the one copy to the GPU
+    largest = z.max(axis=1, keepdims=True)
+    total, losses = (xp.empty((rows, 1), z.dtype) for _ in range(2))
+    where = label, _columns(xp, classes)
+    losses_of(xp)(z, largest, *where, total, losses, axis=1, keepdims=True)
+    return mean_of(xp)(losses, rows), (largest, total, *where)
+
+
+def _softmax_loss_gradient(xp: Any, g: Array, z: Array, saved: Any) -> Array:
+    return slope_of_losses(xp)(z, *saved, g, len(z))
+
+
+@when_cupy_is_used
+def _(cupy: Any) -> None:
+    fused.normalize.on(cupy, _normalize)
+    fused.gradients.on(cupy, _gradients)
+    fused.softmax_loss.on(cupy, _softmax_loss)
+    fused.softmax_loss_gradient.on(cupy, _softmax_loss_gradient)
