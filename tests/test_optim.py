@@ -1,10 +1,13 @@
 """Optimizers against their formulas, schedules, clipping. (PyTorch is asked in peers/.)"""
 
+import copy
 import math
+import operator
+import pickle
 
 import numpy as np
 import pytest
-from numeric import draw, here
+from numeric import draw, here, host
 
 import tinybn as tb
 from tinybn import checkpoint, nn, optim
@@ -88,17 +91,145 @@ def test_steps_are_those_of_the_formula(make, update):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_step_is_in_place_and_leaves_the_gradients(make):
+def test_a_step_gives_new_arrays_and_changes_no_old_one(make):
     params = parameters()
     optimizer = make(params)
-    arrays = [p.data for p in params]
     for t in (1, 2):
         set_gradients(params, t)
-        before = [p.grad.numpy() for p in params]
+        arrays = [p.data for p in params] + [p.grad.data for p in params]
+        arrays += [state[name] for state in optimizer.state if state for name in optimizer.memory]
+        before = [host(a).copy() for a in arrays]
         optimizer.step()
-        for p, array, g in zip(params, arrays, before, strict=True):
-            assert p.data is array
-            np.testing.assert_array_equal(p.grad.numpy(), g)
+        for p, array, old in zip(params, arrays, arrays[len(params) :], strict=False):
+            assert p.data is not array
+            assert p.grad.data is old
+        for array, expected in zip(arrays, before, strict=True):
+            np.testing.assert_array_equal(host(array), expected)
+
+
+class Number:
+    """A Python number that is not known yet: there is arithmetic, and nothing else."""
+
+    __hash__ = None
+
+    def __init__(self, value):
+        self.value = value
+
+    def __bool__(self):
+        raise TypeError("its value is not known")
+
+    __float__ = __int__ = __index__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__
+
+
+def arithmetic(operation, swapped=False):
+    def method(self, other):
+        values = [x.value if isinstance(x, Number) else x for x in (self, other)]
+        return Number(operation(*(values[::-1] if swapped else values)))
+
+    return method
+
+
+for name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(Number, f"__{name}__", arithmetic(getattr(operator, name)))
+    setattr(Number, f"__r{name}__", arithmetic(getattr(operator, name), swapped=True))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_numbers_of_a_step_are_made_by_arithmetic_alone(make):
+    optimizer = make(parameters())
+    optimizer.lr = 0.25
+    expected = optimizer.numbers(3)
+    optimizer.lr = Number(0.25)
+    found = optimizer.numbers(Number(3))
+    assert {name: number.value for name, number in found.items()} == expected
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_numbers_are_made_once_for_all_parameters_that_are_in_step(make, loaded, monkeypatch):
+    params = parameters() + parameters()
+    optimizer = make(params)
+    for t in range(300):  # small ints are one object anyway
+        set_gradients(params, t)
+        optimizer.step()
+    if loaded:
+        optimizer.load_state_dict(optimizer.state_dict())
+    asked = []
+    numbers = optimizer.numbers
+    monkeypatch.setattr(optimizer, "numbers", lambda step: asked.append(step) or numbers(step))
+    optimizer.step()
+    params[-1].grad = None
+    optimizer.step()
+    set_gradients(params, 0)
+    optimizer.step()
+    assert asked == [301, 302, 303, 302]
+
+
+class Lion(optim.Optimizer):
+    """Somebody's own optimizer."""
+
+    memory = ("trend",)
+
+    def numbers(self, step):
+        return {**super().numbers(step), "weight": 1 / step}
+
+    def update(self, p, g, trend, *, lr, weight):
+        return p - lr * abs(g) * trend, trend + weight * (g - trend)
+
+
+def test_an_optimizer_of_ones_own_takes_ten_lines():
+    def by_hand_too(p, g, t, memory):
+        trend = memory.get("trend", 0)
+        memory["trend"] = trend + (g - trend) / t
+        return p - 0.1 * abs(g) * trend
+
+    for p, expected in zip(run(lambda ps: Lion(ps, 0.1)), by_hand(by_hand_too), strict=True):
+        np.testing.assert_allclose(p.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("dtype", ["e", "f", "d"])
+def test_parameters_and_memory_keep_their_dtype(make, dtype):
+    p = tb.tensor(0.5, dtype=dtype, requires_grad=True)  # NumPy makes a scalar of any result
+    optimizer = make([p])
+    for gradient in ("e", "f", "d"):
+        p.grad = tb.tensor(0.25, dtype=gradient)
+        optimizer.lr = np.float64(0.1)
+        optimizer.step()
+    for array in (p.data, *(optimizer.state[0][name] for name in optimizer.memory)):
+        assert type(array) is type(here(np.ones(1)))
+        assert (array.dtype, array.shape) == (np.dtype(dtype), ())
+
+
+def test_a_gradient_of_another_shape_is_refused_before_anything_changes():
+    params = parameters()
+    optimizer = optim.SGD(params, 0.1)
+    set_gradients(params, 1)
+    params[1].grad = tb.tensor(np.ones((3, 2)))
+    before = params[0].numpy()
+    with pytest.raises(ValueError, match=r"parameter 1 is \(2,\), but its gradient \(3, 2\)"):
+        optimizer.step()
+    np.testing.assert_array_equal(params[0].numpy(), before)
+    assert optimizer.state == [{}, {}]
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.host("CuPy's arrays are not pickled here")
+def test_a_copy_goes_on_like_the_original_and_leaves_it_alone(how):
+    params = parameters()
+    optimizer = optim.Adam(params, 0.1)
+    set_gradients(params, 1)
+    optimizer.step()
+    others, other = how((params, optimizer))
+    before = [p.numpy() for p in params]
+    set_gradients(others, 2)
+    other.step()
+    for p, expected in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), expected)
+    set_gradients(params, 2)
+    optimizer.step()
+    for p, q in zip(params, others, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
 
 
 def test_parameters_without_a_gradient_stay():
@@ -316,11 +447,15 @@ def test_clipping_scales_all_gradients_by_their_common_norm():
     np.testing.assert_allclose(params[0].grad.numpy(), arrays[0] * 0.5 / (norm + 1e-6))
 
 
-def test_clipping_keeps_the_dtype():
-    params = parameters(np.float32)
-    set_gradients(params, 1)
-    assert optim.clip_grad_norm(params, 0.5).dtype == np.float32
-    assert params[0].grad.dtype == np.float32
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_clipping_keeps_the_dtype_and_sums_in_float32(dtype):
+    p = tb.tensor(np.ones(1000), dtype=dtype, requires_grad=True)
+    p.grad = tb.tensor(np.full(1000, 300), dtype=dtype)  # in float16, 300² is inf
+    norm = optim.clip_grad_norm([p], 0.5)
+    assert norm.dtype == np.float32
+    assert norm.item() == pytest.approx(300 * math.sqrt(1000), rel=1e-6)
+    assert p.grad.dtype == dtype
+    np.testing.assert_allclose(p.grad.numpy(), 0.5 / math.sqrt(1000), rtol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,46 @@
-"""Optimizers, learning-rate schedules and clipping: step for step what PyTorch computes.
+"""Optimizers: they read like the papers.
 
-A step changes the parameters' arrays in place and never a gradient.
+An optimizer's `update` is a pure function of arrays: a step gives each parameter a new array, and
+changes neither the old one nor any gradient.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from tinybn import backend as backends
-from tinybn.backend import Array
-from tinybn.optim_on_cupy import adam_step, on_cupy, sgd_step
-from tinybn.packing import Pack, elementwise, packs
-from tinybn.recording import module_of
-from tinybn.tensor import Tensor, wrap
+from tinybn.backend import Array, replaceable
+from tinybn.op import module_of
+from tinybn.schedule import Schedule, clip_grad_norm, cosine, step_decay, warmup
+from tinybn.tensor import Tensor
+
+__all__ = [
+    "SGD", "Adam", "AdamW", "Optimizer",
+    "Schedule", "clip_grad_norm", "cosine", "step_decay", "warmup",
+]  # fmt: skip
+
+Arrays: TypeAlias = tuple[Array, ...]
+Update = TypeVar("Update", bound=Callable[..., Arrays])
+
+
+def _replaceable(update: Update) -> Update:
+    """CuPy has kernels in place of an `update` of this file (optim_on_cupy.py)."""
+    return cast(Update, replaceable(update, library=lambda self, p, *_: module_of(p)))
 
 
 class Optimizer:
-    """Parameters, a learning rate, and what has to be remembered of each parameter."""
+    """Parameters, a learning rate, and what is remembered of each parameter.
 
-    memory: ClassVar[tuple[str, ...]] = ()
-    """The names of the arrays, like the parameter and 0 at first, that `update` gets."""
+    A subclass defines `update`, names what that remembers in `memory`, and adds to `numbers` what
+    else changes from step to step. state: per parameter its "step", and its memory by name.
+    """
+
+    memory: tuple[str, ...] = ()
+    """The names of the arrays, shaped like the parameter and 0 at first, that `update` gets."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
         self.params = list(params)
@@ -43,43 +60,39 @@ class Optimizer:
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
-        self._packs: list[Pack] = []
-        self._packed: set[int] = set()  # the numbers of their parameters
 
-    def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        """Change the array p in place, given its gradient g, in its step 1, 2, …
+    def update(self, *arrays: Array, **numbers: Any) -> Arrays:
+        """update(p, g, *memory, **numbers): the new p and memory, given the gradient g.
 
-        With `@elementwise` above it, small parameters may come together, as one flat array.
+        A pure function of what it gets and of the optimizer's settings.
         """
         raise NotImplementedError
 
+    def numbers(self, step: Any) -> dict[str, Any]:
+        """The Python numbers of step 1, 2, … for `update`; made by + - * / ** alone."""
+        return {"lr": self.lr}
+
     def step(self) -> None:
         """One step for every parameter that has a gradient."""
-        update, params, states = self.update, self.params, self.state
-        together = getattr(update, "elementwise", False)
-        if not (together and all(pack.holds(params, states) for pack in self._packs)):
-            self._packs, self._packed = [], set()
-        for pack in self._packs:
-            pack.update(params, states, update)
-        alone = []
-        for i, p in enumerate(params):
-            if i in self._packed or p.grad is None:
+        ready = []
+        for i, p in enumerate(self.params):
+            if p.grad is None:
                 continue
-            data, state = p.data, states[i]
+            if p.grad.shape != p.shape:
+                raise ValueError(f"parameter {i} is {p.shape}, but its gradient {p.grad.shape}")
+            ready.append((p, p.grad.data, self.state[i]))
+        before = None
+        for p, g, state in ready:
+            xp, dtype = module_of(g), p.dtype
             if not state:
-                state["step"] = 0
-                state.update({name: module_of(p).zeros_like(data) for name in self.memory})
-            state["step"] += 1
-            update(data, p.grad.data, state["step"], *(state[name] for name in self.memory))
-            p.data = data  # says that it has changed
-            alone.append(i)
-        if together and alone:
-            self._packs += packs(alone, params, states, self.memory)
-            self._packed = {i for pack in self._packs for i in pack.members}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, whose arrays are others than those that are packed."""
-        return {**vars(self), "_packs": [], "_packed": set()}
+                state.update(step=0, **{name: xp.zeros_like(p.data) for name in self.memory})
+            if state["step"] is not before:  # equal counts are one object, so numbers are made once
+                before = state["step"]
+                step, numbers = before + 1, self.numbers(before + 1)
+            memory = [state[name] for name in self.memory]
+            new = self.update(p.data, g, *memory, **numbers)
+            p.data, *memory = (xp.asarray(a, dtype) for a in new)  # no NumPy scalar, no wider dtype
+            state.update(zip(self.memory, memory, strict=True), step=step)
 
     def zero_grad(self) -> None:
         """Forget the gradients: each `.grad` becomes None."""
@@ -91,10 +104,7 @@ class Optimizer:
         state = {"lr": np.array(self.lr)}
         for i, memory in enumerate(self.state):
             for name, value in memory.items():
-                array = (
-                    np.array(value) if name == "step" else np.array(backends.move(value, "numpy"))
-                )
-                state[f"{i}.{name}"] = array
+                state[f"{i}.{name}"] = np.array(backends.move(value, "numpy"))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -104,22 +114,23 @@ class Optimizer:
         values = {full: np.asarray(state[full]) for full in ("lr", *known) if full in state}
         problems = [f"unexpected: {full}" for full in sorted(state.keys() - values.keys())]
         problems += [] if "lr" in state else ["no lr"]
-        problems += [p for full, value in values.items() if (p := self._misfit(full, value))]
+        problems += [w for full, value in values.items() if (w := self._misfit(full, value))]
         for i in range(len(self.params)):
             found = [name for name in names if f"{i}.{name}" in values]
             if 0 < len(found) < len(names):
                 problems.append(f"parameter {i} has only {found}")
         if problems:
             raise ValueError("load_state_dict changed nothing: " + "; ".join(problems))
-        self.lr = float(values["lr"])
-        self.state = [
-            {
-                name: int(value) if name == "step" else _like(p, value)
-                for name in names
-                if (value := values.get(f"{i}.{name}")) is not None
-            }
-            for i, p in enumerate(self.params)
-        ]
+        loaded: list[dict[str, Any]] = [{} for _ in self.params]
+        counts: dict[int, int] = {}  # equal counts are one object here, too
+        for full, value in values.items():
+            which, _, name = full.partition(".")
+            if name == "step":
+                loaded[int(which)][name] = counts.setdefault(int(value), int(value))
+            elif name:
+                p = self.params[int(which)]
+                loaded[int(which)][name] = backends.move(value.astype(p.dtype), p.backend)
+        self.lr, self.state = float(values["lr"]), loaded
 
     def _misfit(self, full: str, value: np.ndarray) -> str | None:
         """What is wrong with an entry of a `state_dict`, if anything is."""
@@ -134,10 +145,6 @@ class Optimizer:
         if name == "step" and not (value >= 1 and float(value).is_integer()):
             return f"{full}: expected a count of steps, got {value}"
         return None
-
-
-def _like(p: Tensor, array: np.ndarray) -> Array:
-    return backends.move(array.astype(p.dtype), p.backend)
 
 
 class SGD(Optimizer):
@@ -161,19 +168,16 @@ class SGD(Optimizer):
         super().__init__(params, lr, weight_decay)
         self.momentum = momentum
         self.nesterov = nesterov
-        self.memory = ("velocity",) if momentum else ()  # type: ignore[misc]
+        self.memory = ("velocity",) if momentum else ()
 
-    @elementwise
-    @on_cupy(sgd_step)
-    def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
+    @_replaceable
+    def update(self, p: Array, g: Array, v: Array = None, *, lr: Any) -> Arrays:
         if self.weight_decay:
             g = g + self.weight_decay * p
-        if memory:
-            (v,) = memory
-            v *= self.momentum
-            v += g
-            g = g + self.momentum * v if self.nesterov else v
-        p -= self.lr * g
+        if v is None:
+            return (p - lr * g,)
+        v = self.momentum * v + g
+        return p - lr * (g + self.momentum * v if self.nesterov else v), v
 
 
 class Adam(Optimizer):
@@ -201,27 +205,32 @@ class Adam(Optimizer):
         self.betas = betas
         self.eps = eps
 
-    @elementwise
-    @on_cupy(adam_step, decoupled=False)
-    def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
+    def numbers(self, step: Any) -> dict[str, Any]:
+        beta1, beta2 = self.betas
+        return {"lr": self.lr, "correction1": 1 - beta1**step, "correction2": 1 - beta2**step}
+
+    @_replaceable
+    def update(
+        self, p: Array, g: Array, m: Array, v: Array, *, lr: Any, **corrections: Any
+    ) -> Arrays:
         if self.weight_decay:
             g = g + self.weight_decay * p
-        self._adapt(p, g, step, *memory)
+        direction, m, v = self.direction(g, m, v, **corrections)
+        return p - lr * direction, m, v
 
-    def _adapt(self, p: Array, g: Array, step: int, m: Array, v: Array) -> None:
+    def direction(
+        self, g: Array, m: Array, v: Array, *, correction1: Any, correction2: Any
+    ) -> Arrays:
+        """m̂ / (√v̂ + ε), and the new m and v."""
         beta1, beta2 = self.betas
-        m *= beta1
-        m += (1 - beta1) * g
-        v *= beta2
-        v += (1 - beta2) * (g * g)
-        correction = math.sqrt(1 - beta2**step)  # √v̂ + ε = (√v + ε correction) / correction
-        scale = np.sqrt(v)
-        scale += self.eps * correction
-        p -= (self.lr * correction / (1 - beta1**step)) * m / scale
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * (g * g)
+        m_hat, v_hat = m / correction1, v / correction2
+        return m_hat / (module_of(g).sqrt(v_hat) + self.eps), m, v
 
 
 class AdamW(Adam):
-    """Adam with weight_decay apart from the gradient: p ← (1 - lr · weight_decay) · p first.
+    """Adam with the decay apart from the gradient: p ← p - lr · (m̂ / (√v̂ + ε) + weight_decay · p).
 
     Source: Loshchilov & Hutter 2019, algorithm 2.
     """
@@ -236,85 +245,9 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    @elementwise
-    @on_cupy(adam_step, decoupled=True)
-    def update(self, p: Array, g: Array, step: int, *memory: Array) -> None:
-        p *= 1 - self.lr * self.weight_decay
-        self._adapt(p, g, step, *memory)
-
-
-class Schedule:
-    """Sets `optimizer.lr` to its first value times factor(t); t counts the calls of step().
-
-    schedule = Schedule(optimizer, warmup(100, cosine(1000)))
-    """
-
-    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
-        self.optimizer = optimizer
-        self.factor = factor
-        self.base_lr = optimizer.lr
-        self.t = 0
-        optimizer.lr = self.base_lr * factor(0)
-
-    def step(self) -> None:
-        """Go on to the learning rate of the next t."""
-        self.t += 1
-        self.optimizer.lr = self.base_lr * self.factor(self.t)
-
-
-def step_decay(every: int, factor: float = 0.1) -> Callable[[int], float]:
-    """factor to the power ⌊t / every⌋."""
-    if every < 1 or not factor > 0:
-        raise ValueError(
-            f"step_decay: expected every >= 1 and factor > 0, got {every} and {factor}"
-        )
-    return lambda t: factor ** (t // every)
-
-
-def cosine(total: int, floor: float = 0.0) -> Callable[[int], float]:
-    """From 1 at t = 0 along half a cosine to `floor` at t = total, and there it stays.
-
-    Source: Loshchilov & Hutter 2017 (SGDR), equation 5, without restarts.
-    """
-    if total < 1 or not 0 <= floor <= 1:
-        raise ValueError(
-            f"cosine: expected total >= 1 and 0 <= floor <= 1, got {total} and {floor}"
-        )
-    return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, total) / total)) / 2
-
-
-def warmup(
-    steps: int, after: Callable[[int], float] | None = None, start: float = 0.0
-) -> Callable[[int], float]:
-    """From `start` at t = 0 straight up to 1 at t = steps, then after(t - steps) (or 1)."""
-    if steps < 1 or not 0 <= start <= 1:
-        raise ValueError(
-            f"warmup: expected steps >= 1 and 0 <= start <= 1, got {steps} and {start}"
-        )
-
-    def factor(t: int) -> float:
-        if t < steps:
-            return start + (1 - start) * t / steps
-        return after(t - steps) if after else 1.0
-
-    return factor
-
-
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients together so that their common norm is at most `max_norm`.
-
-    Returns the norm √Σ g² as it was before. As PyTorch's, the factor is max_norm / (norm + 1e-6),
-    but at most 1. Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
-    """
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm: expected max_norm > 0, got {max_norm}")
-    params = [p for p in params if p.grad is not None]
-    if not params:
-        raise ValueError("clip_grad_norm: no parameter has a gradient: call backward() first")
-    xp = module_of(params[0])
-    gradients = [p.grad.data for p in params if p.grad is not None]
-    norm = xp.sqrt(sum((g * g).sum() for g in gradients))  # no stack: its copies come from the host
-    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for p, g in zip(params, gradients, strict=True):
-        p.grad = wrap(g * factor.astype(g.dtype))
-    return wrap(xp.asarray(norm))
+    @_replaceable
+    def update(
+        self, p: Array, g: Array, m: Array, v: Array, *, lr: Any, **corrections: Any
+    ) -> Arrays:
+        direction, m, v = self.direction(g, m, v, **corrections)
+        return p - lr * (direction + self.weight_decay * p), m, v

@@ -8,10 +8,11 @@ from itertools import pairwise
 import numpy as np
 
 from tinybn import ops
+from tinybn.backend import drawn
 from tinybn.init import Initializer, generator, initializer
 from tinybn.nn.module import Module, at_least_1, parameter
 from tinybn.nn.norm import NORMS
-from tinybn.recording import module_of
+from tinybn.op import module_of
 from tinybn.tensor import Input, Tensor
 
 
@@ -112,8 +113,12 @@ class Dropout(Module):
     def forward(self, x: Input) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        keep = generator(self.rng).random(x.shape) >= self.p
-        return x * (module_of(x).asarray(keep.astype(x.dtype)) / (1 - self.p))
+        p, rng, shape, dtype = self.p, self.rng, x.shape, x.dtype
+
+        def keep() -> np.ndarray:
+            return (generator(rng).random(shape) >= p).astype(dtype)
+
+        return x * (drawn(module_of(x), keep, x.shape, x.dtype) / (1 - p))
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"
