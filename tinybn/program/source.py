@@ -1,0 +1,82 @@
+"""The program as NumPy source: to be read, and run as it is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from tinybn.program.line import Line, expression, names_for
+from tinybn.program.origin import label
+
+
+class Program(NamedTuple):
+    """A straight-line program: a function of arrays and numbers. `print` it to read it.
+
+    inputs: lines whose op is "input", in the order of its parameters. lines: the others, in the
+    order of execution. outputs: the lines (or inputs) whose results it returns.
+    """
+
+    inputs: list[Line]
+    lines: list[Line]
+    outputs: list[Line]
+
+    def __str__(self) -> str:
+        return source(self)
+
+    def parameters(self) -> list[Line]:
+        """The inputs that are read."""
+        read = {*self.outputs, *(a for line in self.lines for a in line.inputs)}
+        return [line for line in self.inputs if line in read]
+
+
+def source(program: Program, name: str = "step") -> str:
+    """A Python function of the program's `parameters` that returns a tuple of its outputs."""
+    names = named(program)
+    text = [f"def {name}({', '.join(names[line] for line in program.parameters())}):"]
+    for title, lines in groupby(program.lines, _title):
+        text += ["", f"    # {title}"] if text[1:] else [f"    # {title}"]
+        text += [f"    {names[line]} = {_right_hand_side(line, names)}" for line in lines]
+    results = "".join(f"{_reference(line, names)}, " for line in program.outputs)
+    return "\n".join([*text, "", f"    return {results.rstrip() or '()'}"]) + "\n"
+
+
+def function(program: Program, xp: Any, name: str = "step") -> Callable[..., tuple[Any, ...]]:
+    """The printed program, to be called with arrays of the library xp."""
+    space = names_for(xp)
+    exec(compile(source(program, name), f"<program {name}>", "exec"), space)  # noqa: S102, our text
+    return space[name]
+
+
+def named(program: Program) -> dict[Line, str]:
+    """A name for every line, no two alike: its label, and a number if that is not enough."""
+    names: dict[Line, str] = {}
+    counts = dict.fromkeys(("t", *names_for(None)), 0)  # what the source itself refers to is taken
+    for line in (*program.inputs, *program.lines):
+        name = wanted = label(line) or "t"
+        while name in counts:
+            counts[wanted] += 1
+            name = f"t{counts['t']}" if wanted == "t" else f"{wanted}__{counts[wanted] + 1}"
+        counts[name] = 0
+        names[line] = name
+    return names
+
+
+def _title(line: Line) -> str:
+    section, layer = line.origin.section, line.origin.layer
+    return f"{section}: {' '.join(layer).strip()}" if layer else section
+
+
+def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
+    if line.op == "broadcast_to" and line.inputs[0].op == "constant":  # CuPy's takes no numbers
+        value = line.inputs[0].static["value"]
+        return expression("full", [], {"shape": line.shape, "value": value, "dtype": line.dtype})
+    return expression(line.op, [_reference(a, names) for a in line.inputs], line.static)
+
+
+def _reference(line: Line, names: dict[Line, str]) -> str:
+    """The name of a line, or the constant that it is."""
+    if line.op != "constant":
+        return names[line]
+    text = expression(line.op, [], line.static)
+    return f"({text})" if text.startswith("-") else text
