@@ -1,17 +1,16 @@
 """tinybn: see where the gradient of batch normalization comes from, and check every digit of it."""
 
+import tinybn.on_cupy
+import tinybn.optim_on_cupy  # noqa: F401, these declare CuPy's kernels
 from tinybn import check, data, graph, nn, ops, optim
-from tinybn.autodiff import backward, detect_anomaly, grad, no_grad, use_fused
-from tinybn.backend import (
-    BackendMismatchError,
-    BackendUnavailableError,
-    keep_freed_memory,
-    use_backend,
-)
+from tinybn.autodiff import backward, grad
+from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
+from tinybn.fusion import fused
 from tinybn.init import seed
+from tinybn.modes import detect_anomaly, no_grad, use_fused, watch
+from tinybn.op import primitive
+from tinybn.program import compile, program
 from tinybn.tensor import Tensor, tensor
-
-keep_freed_memory()  # or each training step would ask the system for its memory again
 
 __version__ = "0.1.0"
 
@@ -21,16 +20,21 @@ __all__ = [
     "Tensor",
     "backward",
     "check",
+    "compile",
     "data",
     "detect_anomaly",
+    "fused",
     "grad",
     "graph",
     "nn",
     "no_grad",
     "ops",
     "optim",
+    "primitive",
+    "program",
     "seed",
     "tensor",
     "use_backend",
     "use_fused",
+    "watch",
 ]

@@ -1,15 +1,21 @@
-"""`python -m tinybn`: which backends can be used here, why the others can't, and the versions."""
+"""`python -m tinybn`: which backends can be used here, why the others can't, and the versions.
+
+`python -m tinybn program`: the backward pass of batch norm, as the program that autodiff wrote.
+"""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 import tinybn
 from tinybn import backend, diagnosis
+from tinybn.program import relaxed, without_dead
 
 
 def report() -> str:
@@ -44,5 +50,41 @@ def _cupy() -> str:
     )
 
 
+def batch_norm_programs() -> str:
+    """Forward and backward pass of batch norm, composed of primitives beside its closed form: as
+    they were written down, and after the passes that move what is constant out of the sums.
+    """
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 32, 4))
+    gamma, beta = rng.standard_normal((2, 4))
+
+    def batch_norm(x: Any, gamma: Any, beta: Any, dy: Any) -> Any:
+        x, gamma, beta = (tinybn.tensor(a, requires_grad=True) for a in (x, gamma, beta))
+        y = tinybn.ops.batch_norm(x, gamma, beta)
+        return tinybn.grad(y, [x, gamma, beta], dy)
+
+    parts = []
+    for title, passes in (("As recorded", without_dead), ("After the passes", relaxed)):
+        columns = []
+        for fused, name in ((False, "composed of primitives"), (True, "closed form")):
+            with tinybn.use_fused(fused):
+                program = tinybn.program(batch_norm, x, gamma, beta, dy, passes=passes)
+            sums = sum(line.op == "sum" for line in program.lines)
+            head = f"{name}: {len(program.lines)} lines, {sums} sums"
+            columns.append([head, "", *str(program).splitlines()])
+        width = max(map(len, columns[0])) + 4
+        rows = [f"{a:<{width}}{b}".rstrip() for a, b in zip_longest(*columns, fillvalue="")]
+        parts.append("\n".join([f"{title}", "=" * len(title), *rows]))
+    return "\n\n".join(parts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tinybn", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["report", "program"], default="report")
+    show = {"report": report, "program": batch_norm_programs}
+    sys.stdout.write(show[parser.parse_args(arguments).what]() + "\n")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(report() + "\n")
+    main()

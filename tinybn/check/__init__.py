@@ -1,13 +1,16 @@
 """Checks of gradients: against differences, and of fused ops against their compositions."""
 
-from tinybn.check.cases import Case, cases
+from tinybn.check.cases import Case, cases, small_cases
 from tinybn.check.compare import EXACT, Rival, Row, compare
 from tinybn.check.explain import Explanation, explain_batch_norm
 from tinybn.check.gradcheck import GradientError, gradcheck
+from tinybn.check.prove import Claim, Counterexample, prove
 
 __all__ = [
     "EXACT",
     "Case",
+    "Claim",
+    "Counterexample",
     "Explanation",
     "GradientError",
     "Rival",
@@ -16,4 +19,6 @@ __all__ = [
     "compare",
     "explain_batch_norm",
     "gradcheck",
+    "prove",
+    "small_cases",
 ]

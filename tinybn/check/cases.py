@@ -20,7 +20,39 @@ class Case(NamedTuple):
 
 def cases() -> list[Case]:
     """At least one for every op in the registry; LookupError names those that have none."""
-    declared = [*_norms(), *_evaluation(), *_linear(), *_cross_entropy()]
+    return _complete([*_norms(), *_evaluation(), *_linear(), *_cross_entropy()])
+
+
+def small_cases(n: int) -> list[Case]:
+    """The same for proofs, where shapes are all that matters: n values are normalized together, or
+    added up, or are classes. LookupError as above.
+    """
+    samples = 2 if n < 5 else 1
+    part = 2 - n % 2
+    grouped = [(samples, 2 * part, n // part), (2 * part,), (2 * part,)]
+    given = {"mean": np.zeros(2), "var": np.zeros(2)}
+    declared: list[tuple[str, str, list[tuple[int, ...]], dict[str, Any]]] = [
+        ("batch_norm", "", [(n, 2), (2,), (2,)], {}),
+        ("batch_norm", ", with space", [(part, 2, n // part), (2,), (2,)], {}),
+        ("batch_norm", ", no gamma", [(n, 2)], {}),
+        ("batch_norm", ", evaluation", [(n, 2), (2,), (2,)], given),
+        ("layer_norm", "", [(2, n), (n,), (n,)], {}),
+        ("layer_norm", ", no gamma", [(2, n)], {}),
+        ("rms_norm", "", [(2, n), (n,)], {}),
+        ("group_norm", "", grouped, {"groups": 2}),
+        ("instance_norm", "", [(samples, 2, n), (2,), (2,)], {}),
+        ("linear", "", [(2, n), (n, 2), (2,)], {}),
+        ("cross_entropy", "", [(2, n)], {"labels": np.array([0, n - 1])}),
+    ]
+    return _complete(
+        [
+            Case(op, f"n = {n}{what}", [np.zeros(shape) for shape in shapes], static)
+            for op, what, shapes, static in declared
+        ]
+    )
+
+
+def _complete(declared: list[Case]) -> list[Case]:
     if missing := FUSED.keys() - {case.op for case in declared}:
         raise LookupError(f"no cases to compare {', '.join(sorted(missing))} on: declare some here")
     return declared

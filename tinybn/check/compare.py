@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from tinybn.autodiff import Contribution, watch
 from tinybn.check.derivatives import by_autodiff, by_differences, draw_weights
-from tinybn.fusion import FUSED, Fused, FusedOp, use_fused
+from tinybn.fusion import FUSED, Fused, FusedOp
+from tinybn.modes import use_fused, watch
 from tinybn.tensor import Tensor
+from tinybn.walk import Contribution
 
 EXACT = np.dtype(np.longdouble)
 """The dtype of the reference: 64 bits of mantissa on x86, 113 on some machines, 53 on others."""
@@ -79,7 +80,7 @@ def compare(
                                cancellation costs every dtype the same number of its ULP
         differences            8 times their own error bound, plus 1e-10 of the scale
     """
-    fused = _fused_op(op)
+    fused = fused_op("compare", op)
     arrays = [_rounded(x) for x in inputs]
     names = fused.names[: len(arrays)]
     keywords = {name: _moved(static or {}, name) for name in ("numpy", *backends)}
@@ -138,12 +139,13 @@ def compare(
     return table
 
 
-def _fused_op(op: Fused | str) -> FusedOp:
+def fused_op(asked: str, op: Fused | str) -> FusedOp:
+    """A fused op, given as it is or by name; TypeError names what `asked` for it."""
     found = FUSED.get(op) if isinstance(op, str) else getattr(op, "op", None)
     if not isinstance(found, FusedOp):
         what = repr(op) if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
         raise TypeError(
-            f"compare: {what} has no composition to be compared with: expected one of "
+            f"{asked}: {what} has no composition to be compared with: expected one of "
             f"{', '.join(FUSED)}, or an op made with @fused"
         )
     return found

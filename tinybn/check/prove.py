@@ -1,0 +1,225 @@
+"""Prove that the closed form of a fused op equals its composition, for all numbers.
+
+The programs of both are recorded, and run as printed on arrays of symbols. At each order these must
+be equal, as rational functions of x, γ, β, ε, dy and the roots s, where s² = σ² + ε:
+
+    order 0   the outputs of the closed form and of the composition
+    order 1   the gradients of Σ dy · output by the closed form, by the rules of the composition,
+              and by SymPy
+    order 2   the gradients of Σ w · (the gradients) by the engine, and by SymPy, which starts from
+              those of the closed form; and so on
+
+This proves the formulas, the rules and the walk, for the shapes that are tried and all finite
+numbers with a positive σ² + ε. Rounding is left out: a constant such as 0.1666… counts as 1/6, and
+casts change nothing. Where two methods differ, small integers show it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinybn.autodiff import grad
+from tinybn.check.algebra import EPS, Algebra, Element
+from tinybn.check.compare import fused_op
+from tinybn.check.symbolic import Symbolic, filled, run
+from tinybn.fusion import Fused, FusedOp
+from tinybn.modes import use_fused
+from tinybn.program import Program, program, without_dead
+from tinybn.tensor import tensor
+
+
+class Counterexample(NamedTuple):
+    """Where two methods differ.
+
+    inputs: arrays of integers by name, with ε as "eps". element: of which result, such as
+    d_x[0, 1]. values: exact numbers of SymPy, by method.
+    """
+
+    inputs: dict[str, np.ndarray]
+    element: str
+    values: dict[str, Any]
+
+    def __str__(self) -> str:
+        values = " but ".join(f"{value} by the {method}" for method, value in self.values.items())
+        inputs = ", ".join(f"{name} = {array.tolist()}" for name, array in self.inputs.items())
+        return f"{self.element} is {values}, for {inputs}"
+
+
+class Claim(NamedTuple):
+    """All methods agree at this order, on inputs of these shapes.
+
+    proved: for all numbers. counterexample: None if the claim is proved, or if none was found.
+    """
+
+    op: str
+    inputs: str
+    order: int
+    seconds: float
+    proved: bool
+    counterexample: Counterexample | None = None
+
+    def __str__(self) -> str:
+        verdict = "proved" if self.proved else "neither proved nor refuted"
+        if self.counterexample:
+            verdict = f"refuted: {self.counterexample}"
+        return f"{self.op} of {self.inputs}, order {self.order}, {self.seconds:.1f} s: {verdict}"
+
+
+def prove(
+    op: Fused | str,
+    inputs: Sequence[Any],
+    static: Mapping[str, Any] | None = None,
+    *,
+    orders: int = 2,
+) -> list[Claim]:
+    """Prove that a fused op equals its composition; returns a claim per order.
+
+    op: a fused op, or its name. inputs, static: as for `compare`, but only the shapes of
+    floating-point arrays matter, and eps is always a symbol. orders: up to which derivatives. The
+    first claim that is not proved is the last. At second order, 6 numbers that are normalized
+    together take seconds, and each further one doubles that.
+
+    TypeError if the op is not fused, compares numbers, or uses a function that algebra.py does not
+    know; ModuleNotFoundError without SymPy.
+    """
+    methods = Methods(fused_op("prove", op), inputs, static or {}, orders)
+    claims: list[Claim] = []
+    below: list[Any] = []
+    for order in range(orders + 1):
+        start = time.perf_counter()
+        found = {"fused op": methods.by_program(order, closed=True)}
+        if order < 2:  # above, the engine differentiates the composition in any case
+            found["composition"] = methods.by_program(order, closed=False)
+        if order:
+            found["derivative"] = methods.by_sympy(order, below)
+        below = found["fused op"]
+        refuted = methods.difference(found)
+        example = methods.counterexample(order, *refuted) if refuted else None
+        seconds = time.perf_counter() - start
+        claims.append(Claim(methods.op.name, methods.inputs, order, seconds, not refuted, example))
+        if refuted:
+            break
+    return claims
+
+
+class Methods:
+    """A fused op and its derivatives by each method, as arrays of symbols.
+
+    names: the op's inputs. weights: the arrays that multiply the results of each order before the
+    next derivative is taken. shapes: those of all symbols. integers: arrays that stay numbers.
+    """
+
+    def __init__(
+        self, op: FusedOp, inputs: Sequence[Any], static: Mapping[str, Any], orders: int
+    ) -> None:
+        self.op, self.names, self.static = op, op.names[: len(inputs)], dict(static)
+        if "eps" in inspect.signature(op.call).parameters:
+            self.static["eps"] = EPS
+        given = dict(zip(self.names, inputs, strict=True)) | self.static
+        arrays = {name: a for name, a in given.items() if hasattr(a, "shape")}
+        self.integers = {name: a for name, a in arrays.items() if a.dtype.kind != "f"}
+        self.shapes = {name: tuple(a.shape) for name, a in arrays.items() if a.dtype.kind == "f"}
+        self.inputs = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
+        self.weights = [["dy"], *([f"w{k}_{x}" for x in self.names] for k in range(1, orders))]
+        self.shapes["dy"] = self.record(0).outputs[0].shape
+        for ws in self.weights[1:]:
+            self.shapes |= {w: self.shapes[x] for w, x in zip(ws, self.names, strict=True)}
+        self.algebra = Algebra(1 + sum(math.prod(shape) for shape in self.shapes.values()))
+        symbols = filled(self.shapes, self.algebra.free[1:])
+        self.symbols = {name: a.view(Symbolic) for name, a in symbols.items()}
+
+    def step(self, arrays: Mapping[str, Any], order: int) -> list[Any]:
+        """The output, or the gradients of Σ w · (the results one order below)."""
+        xs = [tensor(arrays[x], requires_grad=True, backend="numpy") for x in self.names]
+        given = dict(zip(self.names, xs, strict=True))
+        keywords = {name: arrays.get(name, value) for name, value in self.static.items()}
+        values = [self.op.call(**given, **keywords)]
+        for k, ws in enumerate(self.weights[:order], start=1):
+            pairs = [(v, arrays[w]) for v, w in zip(values, ws, strict=True) if v.requires_grad]
+            gs: Sequence[Any] = [None] * len(xs)  # if what is one order below depends on nothing
+            if pairs:
+                ys, seeds = zip(*pairs, strict=True)
+                gs = grad(ys, xs, seeds, create_graph=k < order, allow_unused=True)
+            values = [x * 0 if g is None else g for x, g in zip(xs, gs, strict=True)]
+        return [v.detach() for v in values]
+
+    def record(self, order: int) -> Program:
+        """The program of `step`."""
+        zeros = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        arrays = zeros | self.integers
+        return program(lambda arrays: self.step(arrays, order), arrays, passes=without_dead)
+
+    def by_program(self, order: int, *, closed: bool) -> list[Any]:
+        """By the program of the closed form, or of the composition."""
+        with use_fused(closed):
+            recorded = self.record(order)
+        return run(recorded, [*(self.symbols | self.integers).values()])
+
+    def by_sympy(self, order: int, below: Sequence[Any]) -> list[Any]:
+        """By differentiation of the results one order below."""
+        pairs = zip(below, self.weights[order - 1], strict=True)
+        total = self.algebra.element(sum((y * self.symbols[w]).sum().item() for y, w in pairs))
+        xs = {name: self.symbols[name] for name in self.names}
+        slopes = (self.algebra.derivative(total, x) for array in xs.values() for x in array.flat)
+        return [*filled({name: array.shape for name, array in xs.items()}, slopes).values()]
+
+    def difference(
+        self, found: Mapping[str, list[Any]]
+    ) -> tuple[int, tuple[int, ...], dict[str, Element]] | None:
+        """Where two methods first differ: in which result, at which index, and what each gives."""
+        (ours, results), *others = found.items()
+        for other, expected in others:
+            for i, (a, b) in enumerate(zip(results, expected, strict=True)):
+                if a.shape != b.shape:
+                    shapes = f"{a.shape} by the {ours} and {b.shape} by the {other}"
+                    raise ValueError(f"{self.op.name}: the shape of result {i} is {shapes}")
+                for index in np.ndindex(a.shape):
+                    sides = {ours: a[index], other: b[index]}
+                    if not self.algebra.is_zero(self.algebra.element(a[index] - b[index])):
+                        return i, index, sides
+        return None
+
+    def counterexample(
+        self, order: int, i: int, index: tuple[int, ...], sides: Mapping[str, Element]
+    ) -> Counterexample | None:
+        """Small integers, as many of them 0 as possible, that tell the two sides apart.
+
+        None if there are none, or if the fused op gives something else for them in float64: it may
+        compute with eps before it meets an array, and so hide that it is a symbol.
+        """
+        rng = np.random.default_rng(0)
+
+        def values(free: Sequence[int]) -> dict[str, Any] | None:
+            numbers = self.algebra.numbers(free)
+            if numbers is None:
+                return None
+            found = {method: self.algebra.element(e).at(numbers) for method, e in sides.items()}
+            a, b = found.values()
+            return found if abs((a - b).evalf(30)) > 1e-20 else None
+
+        n = len(self.algebra.free) - 1
+        draws = ([1, *rng.integers(-k, k + 1, n).tolist()] for k in range(1, 50))
+        free = next((draw for draw in draws if values(draw)), None)
+        if free is None:
+            return None
+        for k in range(1, n + 1):
+            for smaller in (abs(free[k]), 1, 0) if free[k] else ():
+                changed = [*free[:k], smaller, *free[k + 1 :]]
+                free = changed if values(changed) else free
+        exact = values(free) or {}
+        inputs = filled({"eps": ()} | self.shapes, free)
+        floats = {name: a.astype(np.float64) for name, a in inputs.items()} | self.integers
+        with use_fused(True):
+            computed = self.step(floats | {"eps": 1.0}, order)[i].numpy()[index]
+        if not np.isclose(computed, float(exact["fused op"]), rtol=1e-9, atol=1e-12):
+            return None
+        unused = {w for ws in self.weights[order:] for w in ws} | {"eps"} - self.static.keys()
+        numbers = {name: a.astype(np.int64) for name, a in inputs.items() if name not in unused}
+        label = f"d_{self.names[i]}" if order else "output"
+        return Counterexample(numbers | self.integers, f"{label}{[*index]}", exact)
