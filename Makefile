@@ -1,6 +1,7 @@
 # make demo           set up, and train an MLP on real digits with and without batch norm
 # make test           set up, and run the tests
 # make compare        every fused op against its composition, in higher precision, number by number
+# make prove          the same with symbols in place of numbers: a proof, or a counterexample
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside a step by hand in NumPy
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu want a GPU
@@ -18,7 +19,7 @@ CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test compare experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
+.PHONY: demo test compare prove experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -33,6 +34,10 @@ test: $(VENV)/ready
 
 compare: $(VENV)/ready
 	$(BIN)/python examples/compare_gradients.py
+
+# PROVE="--op batch_norm --n 3 4" and the like are passed on.
+prove: $(VENV)/ready
+	$(BIN)/python examples/prove.py $(PROVE)
 
 # EXPERIMENTS="--only epsilon --seeds 10" and the like are passed on.
 experiments: $(VENV)/ready
@@ -73,7 +78,8 @@ on-cupy:
 test-peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
-# Speed and memory beside PyTorch, JAX, HIPS autograd, MyGrad and NumPy by hand; large downloads.
+# Speed and memory, compiled and eager, beside PyTorch, JAX, PyTensor, HIPS autograd, MyGrad and NumPy
+# by hand; large downloads. BENCH="--quick --nets 2" and the like are passed on.
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks $(BENCH)
 

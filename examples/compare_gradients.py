@@ -1,8 +1,9 @@
 """Is the closed form of every fused op the same function as its composition, and how exact is it?
 
-Takes about 20 seconds (with PyTorch and JAX installed, which become columns, about a minute). Every
+Takes half a minute (with PyTorch and JAX installed, which become columns, about a minute). Every
 fused op × many inputs × float32 and float64 × the output and derivatives of three orders × every
-backend that is there, against the composition in higher precision. For example
+backend that is there, against the composition in higher precision. With SymPy installed, a column
+says for which n the two have been proved to be equal (see prove.py). For example
 
     python examples/compare_gradients.py
     python examples/compare_gradients.py --op batch_norm --rows
@@ -15,17 +16,18 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import peers
 from figures import panels, save
+from prove import claims
 from results import dumps, table, write
 from tqdm import tqdm
 
 from tinybn import backend
-from tinybn.check import EXACT, Row, cases, compare
+from tinybn.check import EXACT, Claim, Row, cases, compare
 from tinybn.fusion import FUSED
 
 TITLES = {"torch": "PyTorch", "jax": "JAX"}
@@ -58,18 +60,40 @@ def measure(ops: Sequence[str], orders: int, differences_up_to: int = 80) -> lis
     return found
 
 
-def summary(found: Sequence[tuple[str, Row]]) -> str:
-    """Per op, backend, dtype and order: the worst over all cases and inputs."""
+def proofs(ops: Sequence[str], orders: int) -> dict[tuple[str, int], list[Claim]]:
+    """Claims by op and order (0, 1 and 2), for n = 2, 3 and 4; none without SymPy."""
+    found: dict[tuple[str, int], list[Claim]] = {}
+    try:
+        for _, claim in claims(ops, (2, 3, 4), min(orders, 2)):
+            found.setdefault((claim.op, claim.order), []).append(claim)
+    except ModuleNotFoundError:
+        pass
+    return found
+
+
+def summary(
+    found: Sequence[tuple[str, Row]], proved: Mapping[tuple[str, int], Sequence[Claim]]
+) -> str:
+    """Per op, backend, dtype and order: the worst over all cases and inputs, and the proofs."""
     rows = [row for _, row in found]
     methods = [m for m in MARKS if any(row.method == m for row in rows)]
-    lines = [("op", "dtype", "order", *(TITLES.get(m, m) for m in methods), "rel", "verdict")]
+    lines = [
+        ("op", "dtype", "order", *(TITLES.get(m, m) for m in methods), "rel", "verdict", "proved")
+    ]
     for key in dict.fromkeys((row.op, row.dtype, row.order) for row in rows):
         group = [row for row in rows if (row.op, row.dtype, row.order) == key]
         cells = [_worst(row for row in group if row.method == method) for method in methods]
         fused = [row.max_rel for row in group if row.method == "fused"]
         verdict = "ok" if all(row.verdict in ("ok", "") for row in group) else "MISS"
-        lines.append((key[0], key[1], str(key[2]), *cells, f"{max(fused):.0e}", verdict))
+        proof = _proof(proved.get((key[0], key[2]), []))
+        lines.append((key[0], key[1], str(key[2]), *cells, f"{max(fused):.0e}", verdict, proof))
     return table(lines)
+
+
+def _proof(about: Sequence[Claim]) -> str:
+    if not about:
+        return "–"
+    return "n = 2, 3, 4" if all(claim.proved for claim in about) else "NO"
 
 
 def _worst(rows: Iterable[Row]) -> str:
@@ -149,12 +173,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"compare_gradients: {error}", file=sys.stderr)
         return 2
     found = measure(options.op, options.orders)
+    proved = proofs(options.op, options.orders)
     misses = [pair for pair in found if pair[1].verdict not in ("ok", "")]
-    print(listing(found) if options.rows else summary(found))
+    refuted = [c for about in proved.values() for c in about if not c.proved]
+    print(listing(found) if options.rows else summary(found, proved))
     print(
         f"\nmax (median) error in ULP: in units of ε times the scale of the result. Reference: the "
         f"composition\nin {EXACT} (ε = {np.finfo(EXACT).eps:.0e}). rel: largest error of the "
-        "closed form over the largest element."
+        "closed form over the largest element.\nproved: the two are equal, whatever the inputs, if "
+        "n numbers are normalized together (–: not tried)."
     )
     rows = [{"case": label, **row._asdict()} for label, row in found]
     write(options.out / "result.json", dumps(rows, indent=1))
@@ -164,7 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{len(misses)} of {len(found)} results are off:\n\n{listing(misses)}")
     else:
         print(f"\nAll {len(found)} results are right. Written to {options.out}.")
-    return 1 if misses else 0
+    for claim in refuted:
+        print(f"\n{claim}")
+    return 1 if misses or refuted else 0
 
 
 if __name__ == "__main__":
