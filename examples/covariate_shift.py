@@ -83,7 +83,15 @@ def run(config: Record) -> Record:
     """Train, and look at shift and smoothness every 20 steps."""
     norm, amount, *_ = NETS[config["net"]]
     rest = {key: value for key, value in config.items() if key != "net"}
-    options = Config(**rest, norm=norm, hidden=(64,) * 5, momentum=0.0, every=10, early=100)
+    options = Config(
+        **rest,
+        norm=norm,
+        hidden=(64,) * 5,
+        momentum=0.0,
+        every=10,
+        early=100,
+        compile=not amount,  # Noise counts its steps, and no program would do that for it
+    )
     data = dataset(options.data, options.seed, options.data_dir)
     model = build(options, data, amount)
     rng = stream(options.seed, "noise")

@@ -59,6 +59,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--epochs", default=default.epochs, type=int)
     add("--seed", default=default.seed, type=int)
     add("--backend", default=default.backend, choices=["numpy", "cupy"])
+    add("--no-compile", dest="compile", action="store_false", help="run the step op by op")
     add("--out", default=Path("runs/train_mlp"), type=Path)
     add("--no-plot", action="store_true")
     return parser.parse_args(arguments)

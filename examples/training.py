@@ -50,6 +50,8 @@ class Config:
     backend: str = "numpy"
     every: int = 5
     """Steps from one look at the validation and test data to the next."""
+    compile: bool = True
+    """Record the training step and run it as a compiled program; otherwise op by op."""
     early: int = 0
     """Look at every second step up to this one: with batch norm, 20 steps can be all it takes."""
 
@@ -67,7 +69,7 @@ class Run:
     config: Config
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    """Of training alone, since the start."""
+    """Of training alone, since the start; the step that is recorded is not counted."""
     loss: list[float] = field(default_factory=list)
     """Of the mini-batch of that step."""
     accuracy: list[float] = field(default_factory=list)
@@ -185,6 +187,15 @@ def fit(
         drop_last=True,
         rng=stream(config.seed, "order"),
     )
+
+    def step(x: Any, labels: np.ndarray) -> tb.Tensor:
+        optimizer.zero_grad()
+        loss = tb.ops.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    train_on = tb.compile(step) if config.compile else step
     run = Run(config)
     looks = config.looks(len(batches))
     last, looks_left, spent = looks[-1], set(looks), 0.0
@@ -199,15 +210,14 @@ def fit(
     )
     ever = chain.from_iterable(repeat(batches))
     with bar, np.errstate(all="ignore"):  # a diverged run is told by its loss
-        for step, (xb, yb) in zip(range(1, last + 1), ever, strict=False):
+        for number, (xb, yb) in zip(range(1, last + 1), ever, strict=False):
+            recordings = getattr(train_on, "recordings", 0)
             start = time.perf_counter()
-            loss = tb.ops.cross_entropy(model(xb), yb)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            spent += time.perf_counter() - start
+            loss = train_on(xb, yb)
+            elapsed = time.perf_counter() - start
+            spent += elapsed if getattr(train_on, "recordings", 0) == recordings else 0.0
             bar.update()
-            if step not in looks_left:
+            if number not in looks_left:
                 continue
             start = time.perf_counter()
             value_of_loss = loss.item()  # when the host has this number, a GPU has done all steps
@@ -215,16 +225,16 @@ def fit(
             hits = np.split(right(model, seen, labels), [len(data.validation.y)])
             for values, value in zip(
                 (run.steps, run.seconds, run.loss, run.accuracy, run.test),
-                (step, spent, value_of_loss, *(float(part.mean()) for part in hits)),
+                (number, spent, value_of_loss, *(float(part.mean()) for part in hits)),
                 strict=True,
             ):
                 values.append(value)  # type: ignore[attr-defined]
             bar.set_postfix(loss=f"{run.loss[-1]:.3f}", accuracy=f"{run.accuracy[-1]:.1%}")
             if not math.isfinite(run.loss[-1]):
-                run.diverged_at = step
+                run.diverged_at = number
                 break
             if look is not None:
-                look(step)
+                look(number)
             best = np.maximum(best, (run.accuracy[-1], run.test[-1]))
             if best.min() >= stop:
                 break
