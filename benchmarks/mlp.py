@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rivals import STEPS, native
+from benchmarks.rivals import STEPS, MissingError, native
 
 NETS: dict[str, tuple[list[int], int]] = {
     "2-16-16-2 @32": ([2, 16, 16, 2], 32),
@@ -21,7 +21,10 @@ NETS: dict[str, tuple[list[int], int]] = {
 }
 """Name, sizes, batch."""
 
-RIVALS = ("tinybn", "floor", "products", "torch", "jax", "autograd", "mygrad")
+RIVALS = (
+    "compiled", "composition", "eager", "floor", "products",
+    "torch", "torch.compile", "jax", "pytensor", "autograd", "mygrad",
+)  # fmt: skip
 BATCHES = 4
 CHECKED_STEPS = 3
 SAME = 1e-3
@@ -51,10 +54,13 @@ def weights_and_batches(sizes: list[int], batch: int) -> tuple[list[np.ndarray],
 
 def make(
     rival: str, sizes: list[int], batch: int, optimizer: str
-) -> tuple[Callable[[], Any], dict[str, Any]]:
+) -> tuple[Callable[[], Any] | None, dict[str, Any]]:
     """A training step to repeat, and the losses of the first few, which all rivals must share."""
     weights, batches = weights_and_batches(sizes, batch)
-    step = STEPS[rival](weights, optimizer)
+    try:
+        step = STEPS[rival](weights, optimizer)
+    except MissingError as reason:
+        return None, {"missing": str(reason)}
     ring = itertools.cycle([native(rival, *b) for b in batches])
     losses = [float(step(*next(ring))) for _ in range(CHECKED_STEPS)]
     return lambda: step(*next(ring)), {"losses": losses}

@@ -1,8 +1,6 @@
-"""What the engine costs: µs per op above the NumPy calls in it, forward and backward.
+"""What an op costs in eager mode: µs for one op of small arrays, forward and backward.
 
-A chain of LENGTH ops of small arrays is recorded and walked back; beside it the very same array
-functions and gradient rules are called one after another, without any engine. The difference is
-what recording, the walk and the bookkeeping cost. The rivals run the same chain.
+A chain of LENGTH ops is recorded and walked back; the rivals run the same chain.
 """
 
 from __future__ import annotations
@@ -17,11 +15,7 @@ from benchmarks.rivals import native
 LENGTH = 100
 SHAPE = (8, 8)
 OPS = ("add", "multiply", "relu", "matmul", "linear", "batch_norm", "layer_norm")
-STATIC: dict[str, dict[str, Any]] = {
-    "batch_norm": {"mean": None, "var": None, "eps": 1e-5},
-    "layer_norm": {"axis": -1, "eps": 1e-5},
-}
-RIVALS = ("tinybn", "bare", "torch", "autograd", "mygrad")
+RIVALS = ("eager", "torch", "autograd", "mygrad")
 
 
 def make(rival: str, op: str) -> tuple[Callable[[], Any] | None, dict[str, Any]]:
@@ -38,80 +32,19 @@ def make(rival: str, op: str) -> tuple[Callable[[], Any] | None, dict[str, Any]]
         "linear": [a, vector],
     }.get(op, [vector, vector])
     x, *operands = native(rival, x, *operands)
-    chain = {"tinybn": _tinybn, "bare": _bare}.get(rival)
-    if chain:
-        return chain(op, x, operands), {}
     function = _function(rival, op)
     if function is None:
-        return None, {"missing": True}
-    return {"torch": _torch, "autograd": _autograd, "mygrad": _mygrad}[rival](
-        function, x, operands
-    ), {}
-
-
-def _tinybn(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
-    import tinybn as tb
-
-    function: Any = getattr(tb.ops, op)
-    leaves = [tb.tensor(a, requires_grad=True) for a in (x, *operands)]
-    ones = tb.tensor(np.ones_like(x))
-
-    def work() -> Any:
-        y, *others = leaves
-        for leaf in leaves:
-            leaf.grad = None
-        for _ in range(LENGTH):
-            y = function(y, *others)
-        y.backward(ones)
-        assert leaves[0].grad is not None
-        return leaves[0].grad.data
-
-    return work
-
-
-def _bare(op: str, x: Any, operands: list[Any]) -> Callable[[], Any]:
-    """The op's own function and rules. Gradients of operands are added up, as the engine must."""
-    import tinybn as tb
-    from tinybn.fusion import FUSED
-
-    declared: Any = getattr(tb.ops, op).op
-    ones = np.ones_like(x)
-    if op in FUSED:
-        needed = [True] * (1 + len(operands))
-        static = STATIC.get(op, {})
-
-        def forward(*inputs: Any) -> Any:
-            return declared.forward(np, *inputs, **static)
-
-        def backward(g: Any, y: Any, *inputs: Any) -> Any:
-            return declared.closed_form(np, needed, g, y, *inputs, **static)
-    else:
-
-        def forward(*inputs: Any) -> Any:
-            y = declared.forward(np, *inputs)
-            return y, y
-
-        def backward(g: Any, y: Any, *inputs: Any) -> Any:
-            return [rule(g, y, *inputs) for rule in declared.rules]
-
-    def work() -> Any:
-        y, saved = x, []
-        for _ in range(LENGTH):
-            inputs = y, *operands
-            y, kept = forward(*inputs)
-            saved.append((kept, inputs))
-        g: Any = ones
-        totals: list[Any] = [0] * len(operands)
-        for kept, inputs in reversed(saved):
-            g, *shares = backward(g, kept, *inputs)
-            totals = [total + share for total, share in zip(totals, shares, strict=True)]
-        return g
-
-    return work
+        return None, {"missing": "no such op"}
+    chain = {"eager": _eager, "torch": _torch, "autograd": _autograd, "mygrad": _mygrad}[rival]
+    return chain(function, x, operands), {}
 
 
 def _function(rival: str, op: str) -> Any:
     """The op under its name in each library."""
+    if rival == "eager":
+        import tinybn as tb
+
+        return getattr(tb.ops, op)
     if rival == "torch":
         import torch
         from torch.nn import functional as f
@@ -141,6 +74,25 @@ def _function(rival: str, op: str) -> Any:
         "matmul": mg.matmul,
         "batch_norm": lambda x, g, b: batchnorm(x, gamma=g, beta=b, eps=1e-5),
     }.get(op)
+
+
+def _eager(function: Any, x: Any, operands: list[Any]) -> Callable[[], Any]:
+    import tinybn as tb
+
+    leaves = [tb.tensor(a, requires_grad=True) for a in (x, *operands)]
+    ones = tb.tensor(np.ones_like(x))
+
+    def work() -> Any:
+        y, *others = leaves
+        for leaf in leaves:
+            leaf.grad = None
+        for _ in range(LENGTH):
+            y = function(y, *others)
+        y.backward(ones)
+        assert leaves[0].grad is not None
+        return leaves[0].grad.data
+
+    return work
 
 
 def _torch(function: Any, x: Any, operands: list[Any]) -> Callable[[], Any]:

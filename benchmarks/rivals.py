@@ -1,8 +1,8 @@
 """One training step of the same MLP in each framework, as its users write it.
 
 Each function takes the weights to start from and "sgd" or "adam", and returns a step: a function of
-a batch that trains and returns the loss. PyTorch and JAX keep running statistics, as tinybn and the
-floor do; HIPS autograd and MyGrad, which have no such layer, are spared them.
+a batch that trains and returns the loss. All but HIPS autograd and MyGrad, which have no such
+layer, keep running statistics, as tinybn and the floor do.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from benchmarks.floor import (
     MatrixProducts,
     optimizer_by_hand,
 )
+from benchmarks.symbolic import pytensor
 
 Step = Callable[[Any, Any], Any]
 Weights = Sequence[np.ndarray]
+
+
+class MissingError(RuntimeError):
+    """A rival that can't run here, and why."""
 
 
 def tinybn(weights: Weights, optimizer: str) -> Step:
@@ -49,6 +54,13 @@ def tinybn(weights: Weights, optimizer: str) -> Step:
         return loss
 
     return step
+
+
+def compiled(weights: Weights, optimizer: str) -> Step:
+    """The same step, compiled. (Its composition is that in the mode `use_fused(False)`.)"""
+    import tinybn as tb
+
+    return tb.compile(tinybn(weights, optimizer))
 
 
 def torch(weights: Weights, optimizer: str) -> Step:
@@ -82,12 +94,23 @@ def torch(weights: Weights, optimizer: str) -> Step:
     return step
 
 
+def torch_compile(weights: Weights, optimizer: str) -> Step:
+    """`torch.compile` of the whole step: forward, backward and optimizer, by Inductor."""
+    import torch as framework
+
+    try:
+        framework.compile(lambda x: x.sin() + 1)(framework.ones(64))
+    except Exception as error:
+        raise MissingError(f"no C++ compiler works: {str(error).splitlines()[0]}") from error
+    return framework.compile(torch(weights, optimizer))
+
+
 def jax(weights: Weights, optimizer: str) -> Step:
     """JAX: the whole step, optimizer and all, in one `jit`, with its buffers donated."""
     import jax
     import jax.numpy as jnp
 
-    params: Any = _parameters(weights, jnp.asarray)
+    params: Any = parameters(weights, jnp.asarray)
     zeros = jax.tree.map(jnp.zeros_like, params)
     statistics = [(jnp.zeros(w.shape[1]), jnp.ones(w.shape[1])) for w in weights[:-1]]
     state = (params, zeros, jax.tree.map(jnp.zeros_like, params), statistics, jnp.zeros(()))
@@ -151,7 +174,7 @@ def autograd(weights: Weights, optimizer: str) -> Step:
         log_p = shifted - anp.log(anp.sum(anp.exp(shifted), axis=1, keepdims=True))
         return -anp.mean(log_p[np.arange(len(labels)), labels])
 
-    params = _parameters(weights, np.copy)
+    params = parameters(weights, np.copy)
     arrays = [a for layer in params for a in layer]
     update = optimizer_by_hand(optimizer, arrays)
     differentiate = value_and_grad(loss_of)
@@ -171,7 +194,7 @@ def mygrad(weights: Weights, optimizer: str) -> Step:
     from mygrad.nnet.layers import batchnorm
     from mygrad.nnet.losses import softmax_crossentropy
 
-    params = [[mg.tensor(a) for a in layer] for layer in _parameters(weights, np.copy)]
+    params = [[mg.tensor(a) for a in layer] for layer in parameters(weights, np.copy)]
     tensors = [t for layer in params for t in layer]
     update = optimizer_by_hand(optimizer, [t.data for t in tensors])
 
@@ -187,7 +210,7 @@ def mygrad(weights: Weights, optimizer: str) -> Step:
     return step
 
 
-def _parameters(weights: Weights, make: Callable[..., Any]) -> list[list[Any]]:
+def parameters(weights: Weights, make: Callable[..., Any]) -> list[list[Any]]:
     """Per layer its weight, gamma and beta; of the last, its weight and bias."""
     params = [
         [w, np.ones(w.shape[1], np.float32), np.zeros(w.shape[1], np.float32)] for w in weights
@@ -197,11 +220,15 @@ def _parameters(weights: Weights, make: Callable[..., Any]) -> list[list[Any]]:
 
 
 STEPS: dict[str, Callable[[Weights, str], Step]] = {
-    "tinybn": tinybn,
+    "eager": tinybn,
+    "compiled": compiled,
+    "composition": compiled,
     "floor": lambda weights, optimizer: Floor(weights, optimizer).step,
     "products": lambda weights, optimizer: MatrixProducts(weights, optimizer).step,
     "torch": torch,
+    "torch.compile": torch_compile,
     "jax": jax,
+    "pytensor": pytensor,
     "autograd": autograd,
     "mygrad": mygrad,
 }
@@ -209,7 +236,7 @@ STEPS: dict[str, Callable[[Weights, str], Step]] = {
 
 def native(rival: str, *arrays: np.ndarray) -> list[Any]:
     """Arrays as the rival takes them."""
-    if rival == "torch":
+    if rival.startswith("torch"):
         import torch
 
         return [torch.from_numpy(a) for a in arrays]

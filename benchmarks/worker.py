@@ -19,7 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PJRT_NPROC")
+THREADS = (
+    "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "PJRT_NPROC",
+)  # fmt: skip
+SETTINGS = {
+    "JAX_PLATFORMS": "cpu",
+    "PYTENSOR_FLAGS": "mode=NUMBA,floatX=float32,cxx=",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+"""For glibc: without it a step by hand in NumPy faults in its pages again and again."""
 
 PUT_OFF = 0.002
 """Seconds of work that may be waiting."""
@@ -28,18 +37,21 @@ PUT_OFF = 0.002
 class Worker:
     """The parent's side of it."""
 
-    def __init__(self, rival: str, threads: int) -> None:
-        environment = dict(os.environ, **dict.fromkeys(THREADS, str(threads)))
+    def __init__(
+        self, rival: str, threads: int, python: str = sys.executable, **environment: str
+    ) -> None:
+        settings = SETTINGS | dict.fromkeys(THREADS, str(threads)) | environment
         if threads == 1:
-            environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-        environment["JAX_PLATFORMS"] = "cpu"
+            settings["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+        if rival in ("floor", "products"):
+            settings |= KEEP_FREED_MEMORY
         self.rival = rival
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", rival, str(threads)],
+            [python, "-m", "benchmarks.worker", rival, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=os.environ | settings,
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -98,12 +110,14 @@ def _repeat(work: Callable[[], Any], seconds: float) -> int:
 
 def serve(rival: str, threads: int) -> None:
     """The worker's side."""
-    if rival == "torch":
+    if rival.startswith("torch"):
         import torch
 
         torch.set_num_threads(threads)
-    if rival in ("floor", "products"):
-        import tinybn  # noqa: F401, it makes the C library keep what is freed; other rivals go without
+    if rival == "composition":
+        import tinybn
+
+        tinybn.use_fused(False).__enter__()  # for as long as this process lives
     work: Any = None
     for line in sys.stdin:
         request = json.loads(line)
