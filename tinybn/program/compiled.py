@@ -196,7 +196,8 @@ def compile(
     second records it; a change of what the step read (training, requires_grad, which layers there
     are, …) records it again. Results agree with the step's but for rounding: gradients to some ULP
     of their largest terms. What can't be recorded raises RecordingError, with the line that does
-    it, and nothing has changed.
+    it, and nothing has changed; nor has it after any other error in a call that is recorded. What
+    is returned is new, but for Tensors of the models and arguments that are returned as they are.
     """
     if backend not in ("numba", "numpy"):
         raise ValueError(f"compile: expected backend 'numba' or 'numpy', got {backend!r}")
