@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     head = ("norm", f"steps to {TARGET:.0%}", "seconds", "reached by", "test accuracy")
     print(table([head, *(summary(norm, done) for norm, done in runs.items())]))
-    print(f"\n{TARGET:.0%} is meant on validation data, looked at every {one.every} steps.")
+    print(f"\n{TARGET:.0%} validation accuracy, measured every {one.every} steps.")
     print(finding(runs))
     print(f"Picture: {picture}\n")
     print(
