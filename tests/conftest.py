@@ -14,6 +14,7 @@ import pytest
 
 import tinybn as tb
 from tinybn.__main__ import report
+from tinybn.fusion import FUSED, fused
 
 _stack = contextlib.ExitStack()
 _ran: Counter[str] = Counter()
@@ -67,6 +68,22 @@ def pytest_collection_modifyitems(config, items):
             _host_only.setdefault(marker.args[0], []).append(item.nodeid)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
+
+
+@pytest.fixture
+def planted():
+    """Makes fused ops for one test, and takes them out of the registry afterwards."""
+    before = set(FUSED)
+
+    def make(composition, forward, backward):
+        forward.__name__ = "planted"
+        op = fused(composition=composition)(forward)
+        op.backward(backward)
+        return op
+
+    yield make
+    for name in FUSED.keys() - before:
+        del FUSED[name]
 
 
 @pytest.fixture(autouse=True)

@@ -10,24 +10,8 @@ from numeric import draw
 import tinybn as tb
 from tinybn import ops
 from tinybn.check import EXACT, cases, compare
-from tinybn.fusion import FUSED, fused
+from tinybn.fusion import FUSED
 from tinybn.op import primitive
-
-
-@pytest.fixture
-def planted():
-    """Makes fused ops for one test, and takes them out of the registry afterwards."""
-    before = set(FUSED)
-
-    def make(composition, forward, backward):
-        forward.__name__ = "planted"
-        op = fused(composition=composition)(forward)
-        op.backward(backward)
-        return op
-
-    yield make
-    for name in FUSED.keys() - before:
-        del FUSED[name]
 
 
 def scaled(x):

@@ -11,7 +11,7 @@ import pytest
 import tinybn as tb
 from tinybn import ops
 from tinybn.check import cases, compare, prove, small_cases
-from tinybn.fusion import FUSED, fused
+from tinybn.fusion import FUSED
 from tinybn.op import primitive
 from tinybn.ops.reduction import recentre
 from tinybn.program import program, without_dead
@@ -42,22 +42,6 @@ def test_batch_norm_is_proved_at_third_order():
 
 
 # planted closed forms
-
-
-@pytest.fixture
-def planted():
-    """Makes fused ops for one test, and takes them out of the registry afterwards."""
-    before = set(FUSED)
-
-    def make(composition, forward, backward):
-        forward.__name__ = "planted"
-        op = fused(composition=composition)(forward)
-        op.backward(backward)
-        return op
-
-    yield make
-    for name in FUSED.keys() - before:
-        del FUSED[name]
 
 
 def norm(axis):
