@@ -9,7 +9,7 @@ import numpy as np
 
 from tinybn.backend import MODULES
 from tinybn.program.line import Line, Ref, apply, constant
-from tinybn.program.recorded import VIEWS, Recorded, _no_numbers, refused
+from tinybn.program.recorded import VIEWS, Recorded, needs_numbers, refused
 
 if TYPE_CHECKING:
     from tinybn.program.recording import Recording
@@ -127,7 +127,7 @@ class Library:
         libraries = self.recording.libraries
         return libraries[backend].asarray(a) if backend in libraries else self.asnumpy(a)
 
-    asnumpy = staticmethod(_no_numbers(".numpy(), or moving a Tensor to the host,"))
+    asnumpy = staticmethod(needs_numbers(".numpy(), or moving a Tensor to the host,"))
 
     # functions
 

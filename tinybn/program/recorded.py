@@ -34,7 +34,9 @@ def refused(message: str, where: str = "") -> RecordingError:
 VIEWS = ("reshape", "transpose", "broadcast_to", "getitem")
 
 
-def _no_numbers(what: str) -> Any:
+def needs_numbers(what: str) -> Any:
+    """A method that refuses: it needs the numbers of an array that has none."""
+
     def refuse(self: Recorded, *_: Any, **__: Any) -> NoReturn:
         raise refused(
             f"{what} needs numbers, and a step that is being recorded has none: return the value "
@@ -69,16 +71,18 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     base = None  # what the engine asks of arrays that it gives away: this shares no memory
 
     __hash__ = object.__hash__
-    __bool__ = _no_numbers("bool() (if, while, and, or, not)")
-    __float__, __int__, __index__ = map(_no_numbers, ("float()", "int()", "an index or a range()"))
-    __round__, __contains__ = map(_no_numbers, ("round()", "`in`"))
-    item, tolist, tobytes = map(_no_numbers, (".item()", ".tolist()", ".tobytes()"))
-    __array__, __dlpack__ = map(_no_numbers, ("a NumPy array (np.asarray)", "DLPack"))
+    __bool__ = needs_numbers("bool() (if, while, and, or, not)")
+    __float__, __int__, __index__ = map(
+        needs_numbers, ("float()", "int()", "an index or a range()")
+    )
+    __round__, __contains__ = map(needs_numbers, ("round()", "`in`"))
+    item, tolist, tobytes = map(needs_numbers, (".item()", ".tolist()", ".tobytes()"))
+    __array__, __dlpack__ = map(needs_numbers, ("a NumPy array (np.asarray)", "DLPack"))
 
     def __repr__(self) -> str:
         return f"<recorded {self.line.op}: {self.dtype} {self.shape}>"
 
-    __format__ = _no_numbers("a formatted number")
+    __format__ = needs_numbers("a formatted number")
 
     def __len__(self) -> int:
         if not self.shape:
