@@ -1,11 +1,25 @@
-"""Where did the first NaN or inf come from: the checks that `detect_anomaly` switches on."""
+"""What went wrong, and where: errors of ops with their names, and the first NaN or inf."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+import numpy as np
+
+from tinybn.backend import described
 from tinybn.tensor import Tensor
+
+
+def explained(
+    op: str, arrays: list[Any], static: dict[str, Any], error: Exception
+) -> Exception:
+    """`error` from the same line, with the name of the op and what it was given."""
+    given = [described(a) for a in arrays]
+    given += [f"{name}={described(value)}" for name, value in static.items()]
+    kinds = (np.exceptions.AxisError, IndexError, ValueError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), TypeError)
+    return kind(f"{op}({', '.join(given)}): {error}").with_traceback(error.__traceback__)
 
 
 def check_output(op: str, output: Any, inputs: list[Any]) -> None:

@@ -106,6 +106,30 @@ def checked(array: Any, check: Callable[[Any], None]) -> Any:
     return array
 
 
+def common_module(op: str, arrays: list[Any], optional: bool = False) -> Any:
+    """The library that owns the arrays among the inputs of an op; NumPy if all are numbers.
+
+    optional: whether some may be None.
+    """
+    if optional:
+        arrays = [a for a in arrays if a is not None]
+    found = {MODULES[type(a)] for a in arrays}
+    found.discard(None)
+    if len(found) < 2:
+        return found.pop() if found else np
+    if len({xp.__name__ for xp in found}) > 1:
+        given = [f"{described(a)} on {name_of(a)}" for a in arrays if hasattr(a, "shape")]
+        raise BackendMismatchError(
+            f"{op}: {' and '.join(given)}: move one of them with .to('numpy') or .to('cupy')"
+        )
+    return next(xp for xp in found if not isinstance(xp, ModuleType))  # it records; constants
+
+
+def described(value: Any) -> str:
+    """An argument, as error messages show it."""
+    return f"{value.dtype} {value.shape}" if hasattr(value, "shape") else repr(value)
+
+
 def name_of(array: Array) -> str:
     """The backend that owns `array`: "numpy" or "cupy"."""
     return (MODULES[type(array)] or np).__name__

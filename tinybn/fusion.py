@@ -10,48 +10,57 @@
         ...
         return dx, dgamma, dbeta
 
-A fused op leaves one node in the graph, and works on arrays alone. Derivatives of higher order are
-those of the composition: a closed form can't be wrong where it says nothing. Every fused op is in
-`FUSED`, so that whatever compares them with their compositions meets all of them.
+A fused op leaves one node in the graph and works on arrays only. Its derivatives of higher order
+are those of its composition: a closed form can't be wrong where it says nothing. Every fused op is
+in `FUSED`, so whatever compares them with their compositions meets all of them.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from tinybn.modes import current_mode, use_fused
-from tinybn.tape import Op, module_of, remember, unpack
+from tinybn.op import Op, module_of
 from tinybn.tensor import Tensor
+
+P = ParamSpec("P")
 
 FUSED: dict[str, FusedOp] = {}
 """Every fused op by name."""
 
 
-class Fused(Protocol):
+class Fused(Protocol[P]):
     """An op made by `fused`: a function with the signature of its composition.
 
-    with_saved: the same, but it returns the output and what the closed form saved for its backward
-    (None of a composition). op: what was declared. backward, …: see `fused`.
+    Attributes:
+        op: what was declared.
+        backward: declares the gradients, see `fused`.
+        with_saved: the same function, but it returns the output and what the closed form saved for
+            its gradients (None where the composition ran).
     """
 
     __name__: str
     op: FusedOp
     backward: Callable[[Callable[..., Any]], None]
-    with_saved: Callable[..., tuple[Any, Any]]
+    with_saved: Callable[P, tuple[Tensor, Any]]
 
-    def __call__(self, *args: Any, **static: Any) -> Any: ...
+    def __call__(self, *args: P.args, **static: P.kwargs) -> Tensor: ...
 
 
-def fused(composition: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], Fused]:
-    """Make an op of a closed form that must equal `composition`, whose arguments it takes.
+def fused(composition: Callable[P, Tensor]) -> Callable[[Callable[..., Any]], Fused[P]]:
+    """Make an op of a closed form that must equal `composition`.
 
-    The function takes the array library `xp` and the inputs, which are arrays or None; what is
-    static follows as keywords. It returns the output, and whatever its backward wants to keep. That
-    is declared by `@op.backward`: a function of `xp`, which of the inputs `needed` a gradient (one
-    bool each), the gradient `g` of the output, what was saved, and the same arguments. It returns
-    one gradient per input, in the shape of that; None, or anything, where none is needed.
+    Args:
+        composition: a function of primitive ops. The fused op has its signature and docstring.
+
+    Returns:
+        A decorator for the closed form: a function of the array library `xp` and the inputs, which
+        are arrays or None; static arguments follow as keywords. It returns the output, and anything
+        that its gradients need. `@op.backward` declares these: a function of `xp`, `needed` (one
+        bool per input), the gradient `g` of the output, what was saved, and the same arguments. It
+        returns one gradient per input, in its shape; anything where none is needed.
     """
     return lambda forward: FusedOp(forward, composition).call
 
@@ -66,15 +75,10 @@ class FusedOp(Op):
         inputs = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
         super().__init__(forward, inspect.signature(composition), inputs)
         self.composition = composition
-
-        declared = self.parameters.function(
-            lambda inputs, static: self.run(inputs, static)[0], forward
-        )
-        declared.with_saved = self.parameters.function(self.run, forward)
-        declared.__doc__ = declared.with_saved.__doc__ = composition.__doc__
-        declared.op = self
-        declared.backward = self.backward
-        self.call: Fused = declared
+        self.call = self.function(forward)
+        self.call.with_saved = self.function(forward, saved=True)
+        self.call.__doc__ = self.call.with_saved.__doc__ = composition.__doc__
+        self.call.backward = self.backward
         FUSED[self.name] = self
 
     def backward(self, closed_form: Callable[..., Any]) -> None:
@@ -82,19 +86,18 @@ class FusedOp(Op):
         self.closed_form = closed_form
 
     def run(self, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Any]:
-        """The output, and what was saved."""
-        if not current_mode().fused:
-            return self.compose(inputs, static), None
-        arrays, sources, needed, xp, state = unpack(self, inputs)
-        y, saved = self.forward(xp, *arrays, **static)
-        if state:
-            y = remember(self, y, saved, arrays, sources, needed, static, state)
-        return y, saved
+        if current_mode().fused:
+            return super().run(inputs, static)
+        return self.compose(inputs, static), None
 
     def compose(self, inputs: Sequence[Any], static: dict[str, Any]) -> Tensor:
-        """The output again, from primitive ops."""
+        """The output, from primitive ops."""
         with use_fused(False):
             return self.composition(**dict(zip(self.names, inputs, strict=True)), **static)
+
+    def compute(self, xp: Any, arrays: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
+        y, saved = self.forward(xp, *arrays, **static)
+        return y, saved
 
     def gradients(
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
