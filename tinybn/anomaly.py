@@ -11,9 +11,7 @@ from tinybn.backend import described
 from tinybn.tensor import Tensor
 
 
-def explained(
-    op: str, arrays: list[Any], static: dict[str, Any], error: Exception
-) -> Exception:
+def explained(op: str, arrays: list[Any], static: dict[str, Any], error: Exception) -> Exception:
     """`error` from the same line, with the name of the op and what it was given."""
     given = [described(a) for a in arrays]
     given += [f"{name}={described(value)}" for name, value in static.items()]

@@ -1,51 +1,15 @@
-"""Reverse-mode automatic differentiation: the walk back through what was recorded.
-
-The walk takes the recorded nodes newest first. For each input of a node that needs a gradient, it
-calls the rule of that input with the node's own, complete gradient g, and adds the result to what
-other ops contributed to the input:
-
-    dL/d(input) = Σ over the ops that read it of rule(dL/d(output))             (the chain rule)
-
-The same rules run on arrays, at NumPy's speed, and under `create_graph=True` on Tensors, where
-every op of the walk is recorded like any other op and can be differentiated again.
-
-Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnainmaa, BIT 16 (1976).
-"""
+"""Reverse-mode automatic differentiation: `backward` and `grad`; walk.py has the chain rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
-from tinybn import anomaly
 from tinybn.backend import BackendMismatchError
-from tinybn.fusion import FusedOp
-from tinybn.modes import Mode, current_mode, in_mode
-from tinybn.op import Node, module_of, primitive
-from tinybn.summation import add_up
+from tinybn.modes import in_mode
+from tinybn.op import Node, module_of
 from tinybn.tensor import Tensor, wrap
-
-
-class Contribution(NamedTuple):
-    """What one op added to the gradient of one of its inputs.
-
-    Attributes:
-        node: the recorded op.
-        input: the number of its input.
-        source: the node that computed this input, or the leaf that it is.
-        upstream: the gradient of the op's output.
-        value: `upstream` times the local derivative, in the shape of the input. Both are arrays
-            (Tensors under create_graph) and must not be changed.
-    """
-
-    node: Node
-    input: int
-    source: Any
-    upstream: Any
-    value: Any
+from tinybn.walk import newest_first, walk
 
 
 def backward(
@@ -131,168 +95,6 @@ def grad(
     retain = create_graph if retain_graph is None else retain_graph or create_graph
     totals = walk(seeds, nodes, retain, create_graph, {*wanted})
     return tuple(totals.get(key) for key in wanted)
-
-
-def walk(
-    seeds: dict[Any, Tensor],
-    nodes: list[Node],
-    retain: bool,
-    graph: bool,
-    wanted: set[Any] | None = None,
-) -> dict[Any, Tensor]:
-    """The gradients of the leaves, or of what is `wanted`, by the chain rule back from the seeds.
-
-    seeds: the gradients to start from, by node or leaf. nodes: what is behind them, newest first.
-    retain: free nothing on the way. graph: record the walk, whose gradients are Tensors then.
-    """
-    totals: dict[Any, Any] = dict(seeds) if graph else {key: g._data for key, g in seeds.items()}
-    goal = None
-    if wanted is not None:
-        nodes, goal = _leading_to(wanted, nodes)
-    with in_mode(record=graph):
-        mode = current_mode()
-        for node in nodes:
-            g = totals[node] if wanted and node in wanted else totals.pop(node)
-            for i, source, value in contributions(node, g, goal, mode):
-                if mode.report:
-                    mode.report(Contribution(node, i, source, g, value))
-                # Never +=, for others may hold that array.
-                totals[source] = totals[source] + value if source in totals else value
-            if not retain:
-                node.release()
-        if wanted is not None:
-            totals = {key: totals[key] for key in wanted & totals.keys()}
-        return _owned(totals, seeds)
-
-
-def newest_first(seeds: Iterable[Any], wanted: Iterable[Any] = ()) -> list[Node]:
-    """The nodes that the seeds were computed from, each before those that it reads.
-
-    Whatever reads the output of a node is newer than the node, so the clock of tensor.py is a
-    topological order. Nothing has to be known of how a `wanted` node was computed.
-    """
-    found = {key for key in seeds if type(key) is Node}
-    stack = list(found)
-    while stack:
-        node = stack.pop()
-        if node.sources is None and node not in wanted:
-            raise RuntimeError(
-                f"a second backward pass through {node.op.name!r}, whose arrays were freed by the "
-                "first: pass retain_graph=True to the first"
-            )
-        for source in node.sources or ():
-            if type(source) is Node and source not in found:
-                found.add(source)
-                stack.append(source)
-    return sorted(found, key=attrgetter("time"), reverse=True)
-
-
-def _leading_to(wanted: set[Any], nodes: list[Node]) -> tuple[list[Node], set[Any]]:
-    """Those of the nodes through which a gradient reaches something wanted; they, and the wanted."""
-    way: list[Node] = []
-    goal = set(wanted)
-    for node in reversed(nodes):
-        if any(source in goal for source in node.sources or ()):
-            way.append(node)
-            goal.add(node)
-    return way[::-1], goal
-
-
-def contributions(
-    node: Node, g: Any, goal: set[Any] | None, mode: Mode
-) -> Iterator[tuple[int, Node | Tensor, Any]]:
-    """What a node with the gradient g adds to its inputs: their numbers, sources and gradients.
-
-    goal: the inputs that need it; None for all.
-    """
-    sources, arrays, needed = node.sources, node.arrays, node.needed
-    assert sources is not None
-    assert arrays is not None
-    if goal is not None:
-        needed = tuple(need and s in goal for need, s in zip(needed, sources, strict=True))
-    if mode.record:
-        values = _recorded_gradients(node, g, needed)
-    else:
-        values = node.op.gradients(needed, g, node.output, arrays, node.static)
-    for i, source in enumerate(sources):
-        if source is None:
-            continue
-        if source._changed > node.time and arrays[i] is not None:
-            raise RuntimeError(
-                f"input {i} of {node.op.name!r} was changed in place after the op read it (by an "
-                "optimizer step, load_state_dict, …), but its backward pass needs the old values: "
-                "run backward before the change, or forward again after it"
-            )
-        if not needed[i]:
-            continue
-        value = values[i]
-        if mode.anomaly:
-            anomaly.check_gradient(node.op.name, i, value, g, node.line)
-        like = source if type(source) is Node else source._data
-        if getattr(value, "shape", None) != like.shape or value.dtype != like.dtype:
-            value = _fit(value, like, node, i)
-        yield i, source, value
-
-
-def _recorded_gradients(node: Node, g: Tensor, needed: Sequence[bool]) -> Sequence[Any]:
-    """One gradient per input, as a Tensor: by the op's rules, or those of its composition."""
-    inputs = [
-        wrap(array, source) if isinstance(source, Node) else array if source is None else source
-        for source, array in zip(node.sources or (), node.arrays or (), strict=True)
-    ]
-    if not isinstance(node.op, FusedOp):
-        return node.op.gradients(needed, g, wrap(node.output, node), inputs, node.static)
-    # A Tensor that is given twice is two inputs, with a gradient each.
-    inputs = [_same(x) if isinstance(x, Tensor) else x for x in inputs]
-    wanted = {x._node for x, need in zip(inputs, needed, strict=True) if need}
-    seeds = {node.op.compose(inputs, node.static)._node: g}
-    totals = walk(seeds, newest_first(seeds), True, True, wanted)
-    return [totals[x._node] if need else None for x, need in zip(inputs, needed, strict=True)]
-
-
-@primitive(lambda g: g)
-def _same(xp: Any, a: Any) -> Any:
-    return a
-
-
-def _fit(value: Any, like: Any, node: Node, i: int) -> Any:
-    """`value` in the dtype of input i, summed over the axes along which that was broadcast."""
-    try:
-        if value.shape != like.shape:
-            value = _unbroadcast(value, like.shape)
-        if value.dtype != like.dtype:
-            if like.dtype == node.dtype and not isinstance(node.op, FusedOp):
-                raise ValueError(f"its dtype is {value.dtype}")
-            value = value.astype(like.dtype)  # back from the dtype that the op computed in
-    except (AttributeError, ValueError) as error:
-        raise TypeError(
-            f"rule {i} of {node.op.name!r} gave no gradient for an input of {like.dtype} "
-            f"{like.shape}: {error}"
-        ) from None
-    return value
-
-
-def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
-    new = g.ndim - len(shape)
-    if new < 0 or any(m not in (1, n) for n, m in zip(g.shape[new:], shape, strict=True)):
-        raise ValueError(f"its shape is {g.shape}")
-    axes = [*range(new), *(new + i for i, m in enumerate(shape) if m != g.shape[new + i])]
-    return add_up(g, tuple(axes), True).reshape(shape)
-
-
-def _owned(totals: dict[Any, Any], seeds: dict[Any, Tensor]) -> dict[Any, Tensor]:
-    """The finished gradients as Tensors; a seed, a view, or what is there twice is copied."""
-    taken = {id(seed._data) for seed in seeds.values()}
-    owned = {}
-    for key, g in totals.items():
-        array = g._data if type(g) is Tensor else g
-        if isinstance(array, np.generic):  # NumPy's operators return these in place of 0-d arrays
-            array = np.asarray(array)
-        elif id(array) in taken or getattr(array, "base", None) is not None:
-            g, array = (g * 1, None) if type(g) is Tensor else (None, array.copy())
-        taken.add(id(array))
-        owned[key] = g if type(g) is Tensor else wrap(array)
-    return owned
 
 
 def _key(tensor: Tensor, what: str) -> Node | Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tinybn import diagnosis
 
@@ -106,23 +107,19 @@ def checked(array: Any, check: Callable[[Any], None]) -> Any:
     return array
 
 
-def common_module(op: str, arrays: list[Any], optional: bool = False) -> Any:
-    """The library that owns the arrays among the inputs of an op; NumPy if all are numbers.
+def common_module(op: str, inputs: Sequence[Any]) -> Any:
+    """The one library that owns the arrays of these inputs: Tensors, arrays, numbers and None.
 
-    optional: whether some may be None.
+    A library that records owns constants of the library that it records for, too.
     """
-    if optional:
-        arrays = [a for a in arrays if a is not None]
-    found = {MODULES[type(a)] for a in arrays}
-    found.discard(None)
-    if len(found) < 2:
-        return found.pop() if found else np
+    arrays = [getattr(a, "_data", a) for a in inputs if hasattr(a, "shape")]
+    found: set[Any] = {MODULES[type(a)] for a in arrays} - {None}
     if len({xp.__name__ for xp in found}) > 1:
-        given = [f"{described(a)} on {name_of(a)}" for a in arrays if hasattr(a, "shape")]
+        given = [f"{described(a)} on {name_of(a)}" for a in arrays]
         raise BackendMismatchError(
             f"{op}: {' and '.join(given)}: move one of them with .to('numpy') or .to('cupy')"
         )
-    return next(xp for xp in found if not isinstance(xp, ModuleType))  # it records; constants
+    return next(xp for xp in found if not isinstance(xp, ModuleType))
 
 
 def described(value: Any) -> str:
@@ -155,6 +152,30 @@ def move(array: Array, name: str) -> Array:
     return xp.asarray(array) if source is np else source.asnumpy(array)
 
 
+def new_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array:
+    """A copy of an array, a number or nested lists of numbers, on a backend; see `Tensor`."""
+    if isinstance(data, np.ndarray | np.generic):
+        array = np.array(data, dtype=dtype)
+    elif xp := MODULES.get(type(data)):
+        array = xp.array(data, dtype=dtype)
+    elif hasattr(data, "__dlpack__"):
+        array = from_dlpack(data)
+        array = array.astype(array.dtype if dtype is None else dtype)  # a copy
+    else:
+        has_dtype = hasattr(data, "__array__")
+        try:
+            array = np.array(data, dtype=dtype if has_dtype else None)
+        except ValueError as error:  # rows of different lengths
+            raise TypeError(_no_tensor(data, error)) from error
+        if array.dtype.kind in "fiub" and not has_dtype:
+            array = array.astype(np.float32 if dtype is None else dtype)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"a Tensor holds real numbers, got {type(data).__name__} with dtype {array.dtype}"
+        )
+    return array if backend is None else move(array, backend)
+
+
 _HOST_DEVICES = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost of DLPack's dlpack.h
 
 
@@ -164,7 +185,11 @@ def from_dlpack(data: Any) -> Array:
     try:
         return xp.from_dlpack(data)
     except (BufferError, RuntimeError, ValueError) as error:
-        raise TypeError(f"a Tensor can't be made of this {type(data).__name__}: {error}") from error
+        raise TypeError(_no_tensor(data, error)) from error
+
+
+def _no_tensor(data: Any, error: Exception) -> str:
+    return f"a Tensor can't be made of this {type(data).__name__}: {error}"
 
 
 _default: ContextVar[str | None] = ContextVar("tinybn_backend", default=None)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol
 
 from tinybn.modes import current_mode, use_fused
-from tinybn.op import Op, module_of
+from tinybn.op import Op, as_array, module_of
 from tinybn.tensor import Tensor
 
 P = ParamSpec("P")
@@ -75,8 +75,8 @@ class FusedOp(Op):
         inputs = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
         super().__init__(forward, inspect.signature(composition), inputs)
         self.composition = composition
-        self.call = self.function(forward)
-        self.call.with_saved = self.function(forward, saved=True)
+        self.call = self.function(forward, self.output)
+        self.call.with_saved = self.function(forward, self.run)
         self.call.__doc__ = self.call.with_saved.__doc__ = composition.__doc__
         self.call.backward = self.backward
         FUSED[self.name] = self
@@ -97,7 +97,7 @@ class FusedOp(Op):
 
     def compute(self, xp: Any, arrays: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         y, saved = self.forward(xp, *arrays, **static)
-        return y, saved
+        return as_array(y), saved
 
     def gradients(
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]

@@ -65,7 +65,7 @@ def watch(
 ) -> in_mode:
     """Watch what this block records and what its backward passes compute.
 
-    report: receives each `Contribution` (see autodiff.py) that a backward pass adds to a gradient.
+    report: receives each `Contribution` (see walk.py) that a backward pass adds to a gradient.
     outputs: receives the node and the array of each recorded output, right after it is made.
     """
     return in_mode(report=report, outputs=outputs)

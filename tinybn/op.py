@@ -12,11 +12,9 @@ graph is freed with the last Tensor that needs it. fusion.py declares fused ops.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
@@ -24,6 +22,7 @@ import numpy as np
 from tinybn import anomaly
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
+from tinybn.parameters import Parameters, picker, reads
 from tinybn.tensor import Tensor, tick, wrap
 
 P = ParamSpec("P")
@@ -77,57 +76,19 @@ class Op:
     def __init__(
         self, forward: Callable[..., Any], signature: inspect.Signature, inputs: list[str]
     ) -> None:
-        parameters = signature.parameters.values()
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         self.name = forward.__name__.strip("_")
-        self.forward, self.signature, self.names = forward, signature, inputs
-        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        self.defaults = {p.name: p.default for p in parameters if p.name not in inputs}
-        self.required = {name for name, value in self.defaults.items() if value is inspect.Parameter.empty}
-        self.leading = len(inputs) if positional[: len(inputs)] == inputs else None
-        self.after = positional[len(inputs) :]
+        self.forward, self.names = forward, inputs
+        self.parameters = Parameters(self.name, signature, inputs)
 
-    def function(self, like: Callable[..., Any], saved: bool = False) -> Any:
-        """A plain function with the op's signature, otherwise like `like`, that runs the op.
-
-        saved: whether it returns what `compute` kept, too.
-        """
-        run, leading, defaults, required = self.run, self.leading, self.defaults, self.required
-
-        @functools.wraps(like)
-        def call(*args: Any, **static: Any) -> Any:
-            if len(args) == leading and required <= static.keys() <= defaults.keys():
-                y, kept = run(args, {**defaults, **static})
-            else:
-                y, kept = run(*self.bind(args, static))
-            return (y, kept) if saved else y
-
-        function: Any = call
-        function.__signature__ = self.signature
+    def function(self, like: Callable[..., Any], run: Callable[..., Any]) -> Any:
+        """A plain function, called like the op and otherwise like `like`, that calls `run`."""
+        function = self.parameters.function(like, run)
         function.op = self
         return function
 
-    def bind(
-        self, args: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[Sequence[Any], dict[str, Any]]:
-        """The inputs and the static arguments of a call, in the order of their declaration."""
-        n, extra = self.leading, args[self.leading :]
-        given = {**dict(zip(self.after, extra, strict=False)), **keywords}
-        once = len(given) == len(extra) + len(keywords)
-        if n is not None and len(args) >= n and once:
-            if self.required <= given.keys() <= self.defaults.keys():
-                return args[:n], {**self.defaults, **given}
-        try:
-            bound = self.signature.bind(*args, **keywords)
-        except TypeError as error:
-            raise TypeError(f"{self.name}(): {error}") from None
-        bound.apply_defaults()
-        values = bound.arguments
-        inputs = [values.pop(name) for name in self.names]
-        return inputs[0] if self.variadic else inputs, values
-
     def run(self, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         """The output, recorded if a gradient may be wanted; and what `compute` kept."""
+        xp = None
         arrays: list[Any] = []
         sources: list[Any] = []
         needed: list[bool] = []
@@ -135,21 +96,22 @@ class Op:
         for a in inputs:
             if isinstance(a, Tensor):
                 tensors = True
-                arrays.append(a._data)
                 sources.append(a._node or a)
                 needed.append(a._tracked)
+                a = a._data
             else:
                 scalars = scalars or isinstance(a, np.generic)
-                arrays.append(a)
                 sources.append(None)
                 needed.append(False)
+            arrays.append(a)
+            owner = None if a is None and self.optional else MODULES[type(a)]
+            if owner is not None and owner is not xp:
+                xp = owner if xp is None else common_module(self.name, inputs)
         if tensors and scalars:  # NumPy's scalars count as Python's: they promote no dtype
             arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
-        y, kept = self.compute(common_module(self.name, arrays, self.optional), arrays, static)
+        y, kept = self.compute(xp or np, arrays, static)
         if not tensors:
             return y, kept
-        if isinstance(y, np.generic):  # NumPy's reductions return these in place of 0-d arrays
-            y = np.asarray(y)
         mode = current_mode()
         if mode.anomaly:
             anomaly.check_output(self.name, y, arrays)
@@ -166,8 +128,12 @@ class Op:
             mode.outputs(node, y)
         return wrap(y, node), kept
 
+    def output(self, inputs: Sequence[Any], static: dict[str, Any]) -> Any:
+        """The output alone."""
+        return self.run(inputs, static)[0]
+
     def compute(self, xp: Any, arrays: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
-        """The output, and what the gradients read of it."""
+        """The output, and what the gradients read in its place."""
         raise NotImplementedError
 
     def gradients(
@@ -202,7 +168,7 @@ def primitive(
 
     def decorate(forward: Callable[Concatenate[Any, P], Array]) -> Callable[P, Tensor]:
         op = Primitive(forward, rules)
-        function: Callable[P, Tensor] = op.function(forward)
+        function: Callable[P, Tensor] = op.function(forward, op.output)
         return function
 
     return decorate
@@ -216,7 +182,9 @@ class Primitive(Op):
         inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][: len(rules)]
         super().__init__(forward, inspect.Signature(parameters), inputs)
         self.rules: tuple[Any, ...] = rules
-        names = ["g", "y", *inputs, *self.defaults, *(["i"] if self.variadic else [])]
+        self.variadic = self.parameters.variadic
+        static = self.parameters.defaults
+        names = ["g", "y", *inputs, *static, *(["i"] if self.variadic else [])]
         if len(inputs) < len(rules):
             raise TypeError(f"{self.name!r} has {len(rules)} rules, but {len(inputs)} inputs")
         if len(set(names)) < len(names):
@@ -224,12 +192,12 @@ class Primitive(Op):
                 f"the parameters of {self.name!r} need other names: in rules, g is the gradient "
                 "and y the output"
             )
-        reads = [
-            _reads(rule, names, f"rule {i} of {self.name!r}") if rule else []
-            for i, rule in enumerate(rules)
+        what = f"of {self.name!r}"
+        slots = [
+            reads(rule, names, f"rule {i} {what}") if rule else [] for i, rule in enumerate(rules)
         ]
-        self.pick = [*map(_picker, reads)]
-        read = {names[k] for found in reads for k in found}
+        self.pick = [*map(picker, slots)]
+        read = {names[k] for found in slots for k in found}
         self.differentiable = any(rules)
         self.keeps_output = "y" in read
         self.unread = [i for i, name in enumerate(inputs) if name not in read]
@@ -240,6 +208,7 @@ class Primitive(Op):
             y = self.forward(xp, *arrays, **static)
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise anomaly.explained(self.name, arrays, static, error) from None
+        y = as_array(y)
         return y, y if self.keeps_output else None
 
     def gradients(
@@ -257,23 +226,9 @@ class Primitive(Op):
         ]
 
 
-def _reads(rule: Rule, names: list[str], what: str) -> list[int]:
-    """Which of `names` a rule reads. A parameter with a default and another name keeps that."""
-    reads: list[int] = []
-    for position, p in enumerate(inspect.signature(rule).parameters.values()):
-        by_position = p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        if p.name in names and by_position and position == len(reads):
-            reads.append(names.index(p.name))
-        elif p.name in names or p.default is p.empty:
-            raise TypeError(f"{what} reads {p}: expected, by position, some of {', '.join(names)}")
-    return reads
-
-
-def _picker(reads: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """A function that picks these items out of a tuple, as a tuple."""
-    if len(reads) > 1:
-        return itemgetter(*reads)
-    return itemgetter(slice(reads[0], reads[0] + 1) if reads else slice(0))
+def as_array(y: Any) -> Array:
+    """The array y. NumPy returns its scalars in place of 0-d arrays."""
+    return np.asarray(y) if isinstance(y, np.generic) else y
 
 
 def module_of(array: Any) -> Any:

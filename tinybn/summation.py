@@ -13,13 +13,16 @@ FEW = 32
 """Rounding takes no more than a few ULP of a sum of so many terms."""
 
 
+NARROW = {np.dtype(np.float16), np.dtype(np.float32)}
+
+
 def add_up(a: Any, axis: Any, keepdims: bool) -> Any:
     """Σ a over an axis, several, or all (None), in the dtype of a; of an array or a Tensor.
 
-    NumPy adds rows one after another, so N of them cost up to √N ULP of float32, or more. Long sums
-    therefore accumulate in float64. (A GPU adds in a tree, which costs log N.)
+    NumPy adds rows one after another, so the sum of N rows loses up to √N ULP of float32, or more.
+    Long sums therefore accumulate in float64. (A GPU adds in a tree, which loses log N.)
     """
-    if a.size > FEW and _is_narrow(a.dtype) and _is_on_numpy(a) and _terms(a, axis) > FEW:
+    if a.size > FEW and a.dtype in NARROW and _terms(a, axis) > FEW and _on_numpy(a):
         return a.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(a.dtype)
     return a.sum(axis=axis, keepdims=keepdims)
 
@@ -30,16 +33,12 @@ def average(a: Any, axis: Any, keepdims: bool) -> Any:
     return total / (a.size // total.size)
 
 
-def _is_narrow(dtype: np.dtype) -> bool:
-    return dtype.kind == "f" and dtype.itemsize < 8
-
-
-def _is_on_numpy(a: Any) -> bool:
-    return getattr(MODULES.get(type(a)), "__name__", None) == "numpy"  # a Tensor is on neither
+def _on_numpy(a: Any) -> bool:
+    return getattr(MODULES.get(type(a)), "__name__", "") == "numpy"  # a Tensor has no library
 
 
 def _terms(a: Any, axis: Any) -> int:
-    """How many elements of a go into each sum. (What is wrong with an axis is for sum to say.)"""
+    """How many elements of a go into each sum. (`sum` says what is wrong with an axis.)"""
     if axis is None:
         return a.size
     axes = axis if isinstance(axis, tuple) else (axis,)

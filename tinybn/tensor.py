@@ -1,16 +1,16 @@
 """Tensor: an array, its gradient, and how it was computed.
 
-A Tensor is either a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows
-the Node that made it (`_node`, see tape.py); a leaf has none and is where gradients end up.
+A Tensor is a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows the
+Node that made it (`_node`, see op.py). A leaf has none; it is where gradients end up.
 
-Every recorded op and every in-place change of a leaf takes a tick of one clock. So a backward pass
-knows the order in which things were computed, and whether an array changed after an op had read it.
-The operators and methods that are ops (`a + b`, `a.sum()`, …) are bound to them in ops/__init__.py.
+Every recorded op, and every change of a leaf's array, takes a tick of one clock. So a backward pass
+knows in which order things were computed, and whether an array changed after an op had read it.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -27,16 +27,26 @@ Input: TypeAlias = "Tensor | Array"
 Operand: TypeAlias = "Tensor | Array | float"
 """What an elementwise op takes: numbers, too."""
 
+Axis: TypeAlias = int | tuple[int, ...] | None
+"""What a reduction reduces: one axis, several, or all of them."""
+
 
 class Tensor:
-    """An array with a gradient; `Tensor(...)` and `tb.tensor(...)` are the same call.
+    """An array with a gradient. `Tensor(...)` and `tb.tensor(...)` are the same call.
 
-    data: a Tensor, an array (NumPy's, CuPy's, or another library's that has DLPack), a number or
-        nested lists of numbers; it is copied. Lists and Python numbers become float32, arrays (and
-        NumPy's scalars) keep their dtype.
-    dtype: another dtype than that.
-    requires_grad: whether gradients are wanted for it; needs a floating-point dtype.
-    backend: "numpy" or "cupy"; by default where `data` lives already, or what `use_backend` says.
+    Args:
+        data: a Tensor, an array (of NumPy, CuPy, or any library with DLPack), a number, or nested
+            lists of numbers; it is copied. Lists and Python numbers become float32. Arrays and
+            NumPy scalars keep their dtype.
+        dtype: another dtype.
+        requires_grad: whether backward passes compute its gradient; needs a floating-point dtype.
+        backend: "numpy" or "cupy"; by default what `use_backend` says, or else where `data` lives.
+
+    Attributes:
+        grad: a leaf's gradient, which backward passes add to; a Tensor, or None.
+
+    Raises:
+        TypeError: `data` holds no real numbers, or `requires_grad` needs another dtype.
     """
 
     __slots__ = ("__weakref__", "_changed", "_data", "_node", "_tracked", "grad")
@@ -45,7 +55,7 @@ class Tensor:
     __array_priority__ = 1000
 
     grad: Tensor | None
-    """The gradient of what `backward` was called on: leaves only, and it adds up."""
+    _data: Array
 
     def __init__(
         self,
@@ -55,7 +65,11 @@ class Tensor:
         requires_grad: bool = False,
         backend: str | None = None,
     ) -> None:
-        self._data = _own_array(data, dtype, backend or backends.default())
+        if isinstance(data, Tensor):
+            data = data._data
+        elif isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
+            raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
+        self._data = backends.new_array(data, dtype, backend or backends.default())
         self._node: Any = None
         self._changed = 0
         self._tracked = False
@@ -129,17 +143,17 @@ class Tensor:
         return wrap(self._data)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        """For np.asarray(tensor): a copy without history, unless copy=False asks for the memory."""
+        """For np.asarray(tensor): a copy without history; with copy=False, the array itself."""
         if self.backend != "numpy":
             raise TypeError("a CuPy Tensor is not converted silently: use .numpy()")
         return np.array(self._data, dtype=dtype, copy=copy is not False)
 
     def __dlpack__(self, **options: Any) -> Any:
-        """For np.from_dlpack(tensor) and other libraries' from_dlpack, which share its memory."""
+        """For the from_dlpack of other libraries, which share the memory."""
         if self._tracked:
             raise BufferError(
-                "a Tensor that requires grad can't be exported, for its gradient would be lost and "
-                "changes of its memory unnoticed: use detach()"
+                "a Tensor that requires grad can't be exported: its gradient would be lost, and "
+                "nobody would notice changes of its memory: use detach()"
             )
         return self._data.__dlpack__(**options)
 
@@ -178,51 +192,39 @@ class Tensor:
 
     __hash__ = object.__hash__
 
-    if TYPE_CHECKING:  # bound in ops/__init__.py, so that no op has to be known here
+    if TYPE_CHECKING:  # ops/__init__.py binds these to the ops, so that none has to be known here
 
         @property
         def T(self) -> Tensor: ...  # noqa: N802
-
         def backward(
-            self,
-            gradient: Any = None,
-            *,
-            retain_graph: bool = False,
-            create_graph: bool = False,
+            self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False
         ) -> None: ...
         def __add__(self, other: Operand) -> Tensor: ...
-        def __radd__(self, other: Operand) -> Tensor: ...
-        def __sub__(self, other: Operand) -> Tensor: ...
-        def __rsub__(self, other: Operand) -> Tensor: ...
-        def __mul__(self, other: Operand) -> Tensor: ...
-        def __rmul__(self, other: Operand) -> Tensor: ...
-        def __truediv__(self, other: Operand) -> Tensor: ...
-        def __rtruediv__(self, other: Operand) -> Tensor: ...
-        def __pow__(self, other: Operand) -> Tensor: ...
-        def __rpow__(self, other: Operand) -> Tensor: ...
-        def __matmul__(self, other: Operand) -> Tensor: ...
-        def __rmatmul__(self, other: Operand) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
-        def __abs__(self) -> Tensor: ...
         def __getitem__(self, index: Any) -> Tensor: ...
-        def __lt__(self, other: Operand) -> Tensor: ...
-        def __le__(self, other: Operand) -> Tensor: ...
-        def __gt__(self, other: Operand) -> Tensor: ...
-        def __ge__(self, other: Operand) -> Tensor: ...
-        def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
-        def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
-        def __getattr__(self, name: str) -> Any: ...  # the methods: sum, mean, exp, reshape, …
+        def __iter__(self) -> Iterator[Tensor]: ...
+        def __eq__(self, other: object) -> Any: ...
+        def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+        def var(self, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor: ...
+        def softmax(self, axis: Axis = -1) -> Tensor: ...
+        def clip(self, a_min: float | None = None, a_max: float | None = None) -> Tensor: ...
+        def astype(self, dtype: DTypeLike) -> Tensor: ...
+        def to(self, backend: str) -> Tensor: ...
+        def reshape(self, *shape: int | tuple[int, ...]) -> Tensor: ...
+        def transpose(self, *axes: int | tuple[int, ...] | None) -> Tensor: ...
+        def swapaxes(self, axis1: int, axis2: int) -> Tensor: ...
+        def expand_dims(self, axis: int | tuple[int, ...]) -> Tensor: ...
+        def squeeze(self, axis: Axis = None) -> Tensor: ...
+        def broadcast_to(self, shape: tuple[int, ...]) -> Tensor: ...
+
+        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
+        __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __add__
+        __abs__ = abs = exp = log = sqrt = tanh = sigmoid = relu = __neg__
+        mean = max = min = logsumexp = sum  # noqa: A003
+        log_softmax = softmax
 
 
-def tensor(
-    data: Any,
-    *,
-    dtype: DTypeLike | None = None,
-    requires_grad: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    """A new leaf Tensor with a copy of `data`; the arguments are those of `Tensor`."""
-    return Tensor(data, dtype=dtype, requires_grad=requires_grad, backend=backend)
+tensor = Tensor
 
 
 def wrap(array: Array, node: Any = None) -> Tensor:
@@ -242,34 +244,6 @@ new_tensor = object.__new__
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of a Tensor or an array; () for anything else."""
     return getattr(value, "shape", ())
-
-
-def _own_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array:
-    if isinstance(data, Tensor):
-        data = data._data
-    if isinstance(data, np.ndarray | np.generic):
-        array = np.array(data, dtype=dtype)
-    elif xp := MODULES.get(type(data)):
-        array = xp.array(data, dtype=dtype)
-    elif hasattr(data, "__dlpack__"):
-        array = backends.from_dlpack(data)
-        array = array.astype(array.dtype if dtype is None else dtype)  # a copy
-    else:
-        if isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
-            raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
-        try:
-            array = np.array(data, dtype=dtype if hasattr(data, "__array__") else None)
-        except ValueError as error:  # rows of different lengths
-            raise TypeError(
-                f"a Tensor can't be made of this {type(data).__name__}: {error}"
-            ) from error
-        if array.dtype.kind in "fiub" and not hasattr(data, "__array__"):
-            array = array.astype(np.float32 if dtype is None else dtype)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"a Tensor holds real numbers, got {type(data).__name__} with dtype {array.dtype}"
-        )
-    return array if backend is None else backends.move(array, backend)
 
 
 def _check_differentiable(dtype: np.dtype) -> None:

@@ -13,7 +13,7 @@ from tinybn.check.derivatives import by_autodiff, by_differences, draw_weights
 from tinybn.fusion import FUSED, Fused, FusedOp
 from tinybn.modes import use_fused, watch
 from tinybn.tensor import Tensor
-from tinybn.autodiff import Contribution
+from tinybn.walk import Contribution
 
 EXACT = np.dtype(np.longdouble)
 """The dtype of the reference: 64 bits of mantissa on x86, 113 on some machines, 53 on others."""

@@ -11,7 +11,7 @@ from tinybn.autodiff import grad
 from tinybn.modes import use_fused, watch
 from tinybn.op import Node
 from tinybn.tensor import Tensor, wrap
-from tinybn.autodiff import Contribution
+from tinybn.walk import Contribution
 
 
 class Explanation(NamedTuple):

@@ -4,6 +4,8 @@ An op takes Tensors, arrays and numbers; with a Tensor among them it returns a T
 array. float32 stays float32, and Python numbers and NumPy scalars promote nothing.
 """
 
+# ruff: noqa: F403, F405 (each file of ops says what it has in its __all__)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -11,111 +13,24 @@ from typing import Any
 
 from tinybn import autodiff
 from tinybn.backend import MODULES
-from tinybn.ops.activation import relu, sigmoid, tanh
-from tinybn.ops.elementwise import (
-    abs,
-    add,
-    astype,
-    clip,
-    divide,
-    equal,
-    exp,
-    greater,
-    greater_equal,
-    less,
-    less_equal,
-    log,
-    maximum,
-    minimum,
-    multiply,
-    negative,
-    not_equal,
-    power,
-    sign,
-    sqrt,
-    subtract,
-    to,
-    where,
-)
-from tinybn.ops.fused import (
-    batch_norm,
-    cross_entropy,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    linear,
-    rms_norm,
-)
-from tinybn.ops.linalg import matmul
-from tinybn.ops.loss import mse_loss
-from tinybn.ops.reduction import log_softmax, logsumexp, max, mean, min, softmax, sum, var
-from tinybn.ops.shape import (
-    broadcast_to,
-    concatenate,
-    expand_dims,
-    getitem,
-    reshape,
-    squeeze,
-    stack,
-    swapaxes,
-    transpose,
-)
+from tinybn.ops import activation, elementwise, fused, linalg, loss, reduction, shape
+from tinybn.ops.activation import *
+from tinybn.ops.elementwise import *
+from tinybn.ops.fused import *
+from tinybn.ops.linalg import *
+from tinybn.ops.loss import *
+from tinybn.ops.reduction import *
+from tinybn.ops.shape import *
 from tinybn.tensor import Tensor
 
-__all__ = [
-    "abs",
-    "add",
-    "astype",
-    "batch_norm",
-    "broadcast_to",
-    "clip",
-    "concatenate",
-    "cross_entropy",
-    "divide",
-    "equal",
-    "exp",
-    "expand_dims",
-    "getitem",
-    "greater",
-    "greater_equal",
-    "group_norm",
-    "instance_norm",
-    "layer_norm",
-    "less",
-    "less_equal",
-    "linear",
-    "log",
-    "log_softmax",
-    "logsumexp",
-    "matmul",
-    "max",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "mse_loss",
-    "multiply",
-    "negative",
-    "not_equal",
-    "power",
-    "relu",
-    "reshape",
-    "rms_norm",
-    "sigmoid",
-    "sign",
-    "softmax",
-    "sqrt",
-    "squeeze",
-    "stack",
-    "subtract",
-    "sum",
-    "swapaxes",
-    "tanh",
-    "to",
-    "transpose",
-    "var",
-    "where",
-]
+__all__: list[str] = []
+__all__ += activation.__all__
+__all__ += elementwise.__all__
+__all__ += fused.__all__
+__all__ += linalg.__all__
+__all__ += loss.__all__
+__all__ += reduction.__all__
+__all__ += shape.__all__
 
 
 def _swapped(op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Tensor]:

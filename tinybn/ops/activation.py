@@ -7,6 +7,8 @@ from typing import Any
 from tinybn.backend import Array
 from tinybn.op import primitive
 
+__all__ = ["relu", "sigmoid", "tanh"]
+
 
 @primitive(lambda g, y: g * (y > 0))
 def relu(xp: Any, a: Array) -> Array:

@@ -15,6 +15,12 @@ from tinybn import backend as backends
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
 
+__all__ = [
+    "abs", "add", "astype", "clip", "divide", "equal", "exp", "greater", "greater_equal", "less",
+    "less_equal", "log", "maximum", "minimum", "multiply", "negative", "not_equal", "power", "sign",
+    "sqrt", "subtract", "to", "where",
+]  # fmt: skip
+
 
 @primitive(
     lambda g: g,

@@ -1,7 +1,7 @@
 """The closed forms: each norm, linear and cross-entropy as one node of the graph.
 
-Each equals the composition of primitive ops that it names, which tests and `make compare` check
-number by number. For the backward pass a norm keeps its input and some numbers per channel or row,
+Each equals the composition of primitive ops that it names; tests and `make compare` check that
+number by number. For its gradients, a norm keeps its input and a few numbers per channel or row,
 and computes x̂ again. CuPy replaces what is `replaceable` by kernels (on_cupy.py).
 """
 
@@ -15,8 +15,13 @@ import numpy as np
 from tinybn.backend import Array, replaceable
 from tinybn.fusion import fused
 from tinybn.ops import checks, linalg, loss, norm
-from tinybn.ops.norm import scale, scale_and_shift
+from tinybn.ops.norm import per_channel, scale, scale_and_shift
 from tinybn.summation import add_up, average
+
+__all__ = [
+    "batch_norm", "cross_entropy", "group_norm", "instance_norm", "layer_norm", "linear",
+    "rms_norm",
+]  # fmt: skip
 
 # A norm is a choice of axes. With n values along them, x̂ = (x - μ) r, r = 1/√(σ² + ε), y = γ x̂ + β.
 # With g = γ dy, three paths lead from x̂ to x: direct, through μ, and through σ² (whose gradient is
@@ -30,8 +35,14 @@ from tinybn.summation import add_up, average
 
 
 class Layout(NamedTuple):
-    """A norm's choice: x, in the shape `shape`, is normalized along `axis`; all along `shared` have
-    the same γ and β. centred: whether μ is subtracted. fixed: whether μ and σ² are constants.
+    """A norm's choice of axes.
+
+    Attributes:
+        shape: x is seen in this shape,
+        axis: and normalized along these axes.
+        shared: all elements along these axes have the same γ and β.
+        centred: whether μ is subtracted.
+        fixed: whether μ and σ² are constants.
     """
 
     shape: tuple[int, ...]
@@ -47,9 +58,9 @@ class Layout(NamedTuple):
         """The shape of a sum along `axis` that broadcasts against x."""
         return [1 if i in axis else n for i, n in enumerate(self.shape)]
 
-    def param(self, v: Any) -> Any:
-        """γ, β, or what there is one of for each of them, to broadcast against x."""
-        return None if v is None else v.reshape(self.kept(self.shared))
+    def view(self, a: Array) -> Array:
+        """x, or its gradient, in this shape."""
+        return a if a.shape == self.shape else a.reshape(self.shape)
 
 
 class Moments(NamedTuple):
@@ -62,17 +73,18 @@ class Moments(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a norm keeps for its backward pass, beside its inputs."""
+    """What a norm keeps for its gradients, beside its inputs. gamma broadcasts against x."""
 
     moments: Moments
     layout: Layout
+    gamma: Any
 
 
 @replaceable
 def normalize(
     xp: Any, x: Array, gamma: Any, beta: Any, given: Any, layout: Layout, eps: float
 ) -> tuple[Array, Moments]:
-    """y and the moments; these broadcast against x, as gamma, beta and what is `given` (μ, σ²)."""
+    """y and the moments; these broadcast against x, as gamma, beta and `given` (μ, σ²) do."""
     mu, rest, d = 0.0, 0.0, x
     if layout.fixed:
         mu, var = given
@@ -116,33 +128,29 @@ def gradients(
 
 
 def _forward(
-    xp: Any, x: Array, gamma: Any, beta: Any, layout: Layout, eps: float, *given: Any
+    xp: Any, x: Array, gamma: Any, beta: Any, layout: Layout, eps: float, given: Any = ()
 ) -> tuple[Array, Saved]:
+    """gamma, beta and `given` broadcast against x in the shape of the layout."""
     output, dtype = _dtypes(x, gamma, beta)
-    params = map(layout.param, (gamma, beta, *given))
-    a, gamma, beta, *given_ = _cast(dtype, x.reshape(layout.shape), *params)
-    y, moments = normalize(xp, a, gamma, beta, given_, layout, eps)
-    return y.reshape(x.shape).astype(output, copy=False), Saved(moments, layout)
+    a, gamma, beta, *given = _cast(dtype, layout.view(x), gamma, beta, *given)
+    y, moments = normalize(xp, a, gamma, beta, given, layout, eps)
+    (y,) = _cast(output, y if y.shape == x.shape else y.reshape(x.shape))
+    return y, Saved(moments, layout, gamma)
 
 
 def _backward(
     xp: Any, needed: Any, dy: Array, saved: Saved, x: Array, *params: Any, **static: Any
 ) -> list[Any]:
-    moments, layout = saved
-    laid_out = dy.reshape(layout.shape), x.reshape(layout.shape), layout.param(params[0])
-    dy, a, gamma = _cast(moments.r.dtype, *laid_out)
+    moments, layout, gamma = saved
+    dy, a = _cast(moments.r.dtype, layout.view(dy), layout.view(x))
     found = gradients(xp, (*needed, False), dy, a, gamma, moments, layout)
     return [_like(g, a) for g, a in zip(found, (x, *params), strict=False)]
 
 
-def _like(g: Any, a: Any) -> Any:
-    """g in the shape of a; no view if it has it, since a leaf would copy that."""
-    return g if g is None or a is None or g.shape == a.shape else g.reshape(a.shape)
-
-
 def _dtypes(*arrays: Any) -> tuple[np.dtype, np.dtype]:
     """The dtype of the output, as the composition's, and that to compute in: at least float32."""
-    output = np.result_type(*[a.dtype for a in arrays if a is not None])
+    dtypes = {a.dtype for a in arrays if a is not None}
+    output = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
     if output.kind != "f":
         output = np.dtype(np.float64)
     return output, output if output.itemsize >= 4 else np.dtype(np.float32)
@@ -152,11 +160,17 @@ def _cast(dtype: np.dtype, *arrays: Any) -> list[Any]:
     return [a if a is None or a.dtype == dtype else a.astype(dtype) for a in arrays]
 
 
+def _like(g: Any, a: Any) -> Any:
+    """g in the shape of a; itself if it has that, for a leaf has to copy a view."""
+    return g if g is None or a is None or g.shape == a.shape else g.reshape(a.shape)
+
+
 @fused(composition=norm.batch_norm)
 def batch_norm(xp: Any, x: Array, gamma: Any, beta: Any, *, mean: Any, var: Any, eps: float) -> Any:
     axis = checks.batch_norm(x, gamma, beta, mean, var, eps)
+    given = [per_channel(checks.constant(v), x) for v in (mean, var)]
     layout = Layout(x.shape, axis, axis, fixed=mean is not None)
-    return _forward(xp, x, gamma, beta, layout, eps, checks.constant(mean), checks.constant(var))
+    return _forward(xp, x, per_channel(gamma, x), per_channel(beta, x), layout, eps, given)
 
 
 @fused(composition=norm.layer_norm)
@@ -175,19 +189,21 @@ def rms_norm(xp: Any, x: Array, gamma: Any, *, axis: Any, eps: float) -> Any:
 @fused(composition=norm.group_norm)
 def group_norm(xp: Any, x: Array, gamma: Any, beta: Any, *, groups: int, eps: float) -> Any:
     checks.group_norm(x, groups, gamma, beta, eps)
-    return _forward(xp, x, gamma, beta, _in_groups(x, groups), eps)
+    return _in_groups(xp, x, groups, gamma, beta, eps)
 
 
 @fused(composition=norm.instance_norm)
 def instance_norm(xp: Any, x: Array, gamma: Any, beta: Any, *, eps: float) -> Any:
     checks.instance_norm(x, gamma, beta, eps)
-    return _forward(xp, x, gamma, beta, _in_groups(x, x.shape[1]), eps)
+    return _in_groups(xp, x, x.shape[1], gamma, beta, eps)
 
 
-def _in_groups(x: Array, groups: int) -> Layout:
+def _in_groups(xp: Any, x: Array, groups: int, gamma: Any, beta: Any, eps: float) -> Any:
     samples, channels, *space = x.shape
-    shape = samples, groups, channels // groups, math.prod(space)
-    return Layout(shape, axis=(2, 3), shared=(0, 3))
+    size = channels // groups
+    gamma, beta = (None if v is None else v.reshape(groups, size, 1) for v in (gamma, beta))
+    layout = Layout((samples, groups, size, math.prod(space)), axis=(2, 3), shared=(0, 3))
+    return _forward(xp, x, gamma, beta, layout, eps)
 
 
 for _norm in (batch_norm, layer_norm, rms_norm, group_norm, instance_norm):
@@ -237,8 +253,8 @@ def softmax_loss_gradient(xp: Any, g: Array, z: Array, saved: Any) -> Array:
 
 @fused(composition=loss.cross_entropy)
 def cross_entropy(xp: Any, logits: Array, *, labels: Any) -> Any:
-    output, dtype = _dtypes(logits)
     labels = checks.cross_entropy(logits, labels)
+    output, dtype = _dtypes(logits)
     (z,) = _cast(dtype, logits)
     y, saved = softmax_loss(xp, z, labels)
     return y.astype(output, copy=False), saved

@@ -10,6 +10,8 @@ from tinybn.ops import checks
 from tinybn.ops.shape import expand_dims, reshape, squeeze
 from tinybn.tensor import Input, Tensor
 
+__all__ = ["matmul"]
+
 
 def _transposed(a: Any) -> Any:
     return a.T if a.ndim == 2 else a.swapaxes(-1, -2)

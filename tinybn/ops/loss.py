@@ -10,6 +10,8 @@ from tinybn.ops.elementwise import where
 from tinybn.ops.reduction import log_softmax, mean, sum
 from tinybn.tensor import Input, Tensor, shape_of
 
+__all__ = ["mse_loss"]
+
 
 def cross_entropy(logits: Input, labels: Any) -> Tensor:
     """-mean over i of log softmax(logits[i])[labels[i]].

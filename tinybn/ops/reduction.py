@@ -15,6 +15,10 @@ from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.summation import add_up, average
 from tinybn.tensor import Input, Tensor
 
+__all__ = [
+    "log_softmax", "logsumexp", "max", "mean", "min", "softmax", "sum", "var",
+]  # fmt: skip
+
 Axis: TypeAlias = int | tuple[int, ...] | None
 
 

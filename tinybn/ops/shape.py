@@ -11,6 +11,11 @@ from tinybn.backend import Array
 from tinybn.op import primitive
 from tinybn.tensor import Input, Tensor
 
+__all__ = [
+    "broadcast_to", "concatenate", "expand_dims", "getitem", "reshape", "squeeze", "stack",
+    "swapaxes", "transpose",
+]  # fmt: skip
+
 
 @primitive(lambda g, a: reshape(g, a.shape))
 def reshape(xp: Any, a: Array, shape: int | tuple[int, ...]) -> Array:

@@ -56,7 +56,7 @@ def origin(paths: Mapping[int, str], names: Mapping[int, str]) -> Origin:
             naming = found == RETURN
             name = "" if naming else found
         owner = variables.get("self")
-        if module == "tinybn.autodiff":
+        if module == "tinybn.walk":
             section = "backward"
         elif isinstance(owner, Optimizer):
             section = "update"

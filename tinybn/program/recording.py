@@ -17,7 +17,7 @@ from tinybn.program.place import Place
 from tinybn.program.recorded import Recorded, refused
 from tinybn.program.state import State
 from tinybn.tensor import Tensor
-from tinybn.autodiff import Contribution
+from tinybn.walk import Contribution
 
 
 class Recording:
