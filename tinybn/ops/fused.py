@@ -7,7 +7,6 @@ and computes x̂ again. CuPy replaces what is `replaceable` by kernels (on_cupy.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from tinybn.backend import Array, replaceable
 from tinybn.fusion import fused
 from tinybn.ops import checks, linalg, loss, norm
-from tinybn.ops.norm import per_channel, scale, scale_and_shift
+from tinybn.ops.norm import in_groups, per_channel, scale, scale_and_shift
 from tinybn.summation import add_up, average
 
 __all__ = [
@@ -23,13 +22,13 @@ __all__ = [
     "rms_norm",
 ]  # fmt: skip
 
-# A norm is a choice of axes. With n values along them, x̂ = (x - μ) r, r = 1/√(σ² + ε), y = γ x̂ + β.
-# With g = γ dy, three paths lead from x̂ to x: direct, through μ, and through σ² (whose gradient is
-# -½ r² Σ g x̂, and ∂σ²/∂x = 2 (x - μ) / n); and x → μ → σ² carries nothing, because Σ (x - μ) = 0:
+# A norm is a choice of axes, with n values along them: x̂ = (x - μ) r, r = 1/√(σ² + ε), y = γ x̂ + β.
+# With g = γ dy, three paths lead from x̂ to x: directly, through μ, and through σ². The gradient of
+# σ² is -½ r² Σ g x̂, and ∂σ²/∂x = 2 (x - μ) / n. The path x → μ → σ² carries 0, as Σ (x - μ) = 0.
 #
 #     dx = r (g - Σ g / n - x̂ Σ(g x̂) / n)      dγ = Σ(dy x̂), dβ = Σ dy over all that share a γ
 #
-# In batch norm all along the axes share a γ. So it leaves the sums, which then are dβ and dγ:
+# In batch norm, all values along the axes share a γ. It leaves the sums, which become dβ and dγ:
 #
 #     dx = γ r (dy - dβ / n - x̂ dγ / n)        (Ioffe & Szegedy 2015, section 3)
 
@@ -189,21 +188,15 @@ def rms_norm(xp: Any, x: Array, gamma: Any, *, axis: Any, eps: float) -> Any:
 @fused(composition=norm.group_norm)
 def group_norm(xp: Any, x: Array, gamma: Any, beta: Any, *, groups: int, eps: float) -> Any:
     checks.group_norm(x, groups, gamma, beta, eps)
-    return _in_groups(xp, x, groups, gamma, beta, eps)
+    grouped, gamma, beta = in_groups(x, groups, gamma, beta)
+    return _forward(xp, x, gamma, beta, Layout(grouped.shape, (2, 3), shared=(0, 3)), eps)
 
 
 @fused(composition=norm.instance_norm)
 def instance_norm(xp: Any, x: Array, gamma: Any, beta: Any, *, eps: float) -> Any:
     checks.instance_norm(x, gamma, beta, eps)
-    return _in_groups(xp, x, x.shape[1], gamma, beta, eps)
-
-
-def _in_groups(xp: Any, x: Array, groups: int, gamma: Any, beta: Any, eps: float) -> Any:
-    samples, channels, *space = x.shape
-    size = channels // groups
-    gamma, beta = (None if v is None else v.reshape(groups, size, 1) for v in (gamma, beta))
-    layout = Layout((samples, groups, size, math.prod(space)), axis=(2, 3), shared=(0, 3))
-    return _forward(xp, x, gamma, beta, layout, eps)
+    grouped, gamma, beta = in_groups(x, x.shape[1], gamma, beta)
+    return _forward(xp, x, gamma, beta, Layout(grouped.shape, (2, 3), shared=(0, 3)), eps)
 
 
 for _norm in (batch_norm, layer_norm, rms_norm, group_norm, instance_norm):

@@ -1,6 +1,6 @@
 """The normalization family, as compositions of primitive ops.
 
-There is one idea: choose the axes, centre along them, and scale to unit size.
+One idea: choose axes, subtract the mean along them, and scale to unit variance.
 
     x_hat = (x - μ) / √(σ² + ε)        y = gamma · x_hat + beta
 
@@ -10,9 +10,9 @@ There is one idea: choose the axes, centre along them, and scale to unit size.
     instance norm  space                           Ulyanov et al. 2016 (1607.08022), section 2
     rms norm       the last axes, not centred      Zhang & Sennrich 2019 (1910.07467), section 4
 
-(The numbers are arXiv's.) The gradients are not written anywhere: they come out of those of mean,
-subtract, multiply, sqrt and divide. μ and σ² are functions of x, so its gradient also takes the
-paths through them.
+(Numbers in parentheses are arXiv's.) No gradient is written here. The gradients come out of those
+of mean, subtract, multiply, sqrt and divide. μ and σ² are functions of x, so the gradient of x also
+takes the paths through them.
 """
 
 from __future__ import annotations
@@ -55,10 +55,19 @@ def batch_norm(
     var: Any = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each channel over the batch (and space): x (N, C) or (N, C, …), the rest (C,).
+    """Normalize each channel over the batch and space; σ² is biased (divided by n).
 
-    μ and σ² are the batch's own, σ² biased (divided by n). With `mean` and `var` given, those are
-    used instead, as constants: evaluation mode.
+    Args:
+        x: (N, C) or (N, C, …).
+        gamma, beta: (C,), or None to omit that part.
+        mean, var: (C,), constants in place of the batch's μ and σ²: evaluation.
+        eps: ε, at least 0.
+
+    Returns:
+        y in the shape of x.
+
+    Raises:
+        ValueError: a shape does not fit, or a channel has one value only, and so no variance.
     """
     axis = checks.batch_norm(x, gamma, beta, mean, var, eps)
     gamma, beta = per_channel(gamma, x), per_channel(beta, x)
@@ -77,7 +86,17 @@ def layer_norm(
     axis: int | tuple[int, ...] = -1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each sample over its last axes; gamma and beta have the shape of those axes."""
+    """Normalize each sample over its last axes.
+
+    Args:
+        x: (N, …).
+        gamma, beta: in the shape of those axes, or None to omit that part.
+        axis: the last axis, or a tuple of the last axes.
+        eps: ε, at least 0.
+
+    Raises:
+        ValueError: a shape does not fit, or the axes are not the last.
+    """
     axis = checks.last_axes("layer_norm", x, axis, gamma, beta, eps=eps)
     return _normalize(x, gamma, beta, axis, eps)
 
@@ -89,7 +108,10 @@ def rms_norm(
     axis: int | tuple[int, ...] = -1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """gamma · x / √(mean(x²) + ε) over the last axes: layer norm without centring."""
+    """gamma · x / √(mean(x²) + ε) over the last axes: layer norm without centring.
+
+    See `layer_norm` for arguments and errors.
+    """
     axis = checks.last_axes("rms_norm", x, axis, gamma, eps=eps)
     x_hat = x / sqrt(mean(x * x, axis, keepdims=True) + eps)
     return scale_and_shift(x_hat, gamma, None)
@@ -103,7 +125,17 @@ def group_norm(
     *,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each sample over groups of C / groups channels (and space); x (N, C, …)."""
+    """Normalize each sample over groups of C / groups channels, and space.
+
+    Args:
+        x: (N, C) or (N, C, …).
+        groups: how many groups the channels form; divides C.
+        gamma, beta: (C,), or None to omit that part.
+        eps: ε, at least 0.
+
+    Raises:
+        ValueError: a shape does not fit, or the groups do not divide the channels.
+    """
     checks.group_norm(x, groups, gamma, beta, eps)
     grouped, gamma, beta = in_groups(x, groups, gamma, beta)
     return reshape(_normalize(grouped, gamma, beta, (2, 3), eps), x.shape)
@@ -116,7 +148,16 @@ def instance_norm(
     *,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each channel of each sample over space; x (N, C, L), (N, C, H, W), …"""
+    """Normalize each channel of each sample over space.
+
+    Args:
+        x: (N, C, L), (N, C, H, W), …
+        gamma, beta: (C,), or None to omit that part.
+        eps: ε, at least 0.
+
+    Raises:
+        ValueError: a shape does not fit, or a channel of a sample has one value only.
+    """
     checks.instance_norm(x, gamma, beta, eps)
     grouped, gamma, beta = in_groups(x, x.shape[1], gamma, beta)
     return reshape(_normalize(grouped, gamma, beta, (2, 3), eps), x.shape)
@@ -128,7 +169,7 @@ def per_channel(v: Any, x: Any) -> Any:
 
 
 def in_groups(x: Any, groups: int, *params: Any) -> Any:
-    """x (N, C, …) as (N, groups, C / groups, space), and each of `params` (C,) beside it."""
+    """x (N, C, …) as (N, groups, C / groups, space), and `params` (C,) to broadcast against it."""
     size = x.shape[1] // groups
     laid_out = (None if v is None else reshape(v, (groups, size, 1)) for v in params)
     return reshape(x, (x.shape[0], groups, size, -1)), *laid_out
