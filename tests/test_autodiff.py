@@ -534,7 +534,9 @@ def test_a_step_after_backward_and_a_new_forward_is_no_error():
 def test_bad_calls_of_backward_and_grad():
     x = leaf(3)
     y = x * 2
-    with pytest.raises(ValueError, match=r"only for a scalar.*expected one of shape \(3,\), got none"):
+    with pytest.raises(
+        ValueError, match=r"only for a scalar.*expected one of shape \(3,\), got none"
+    ):
         y.backward()
     with pytest.raises(ValueError, match=r"expected a gradient of shape \(3,\).*got \(2,\)"):
         y.backward(np.ones(2))

@@ -169,7 +169,10 @@ def test_every_call_is_sorted_as_python_would():
         (lambda x: ops.multiply(x), r"multiply\(\): missing a required argument: 'b'"),
         (lambda x: ops.multiply(), r"missing a required argument: 'a'"),
         (lambda x: ops.multiply(x, x, x), r"multiply\(\): too many positional arguments"),
-        (lambda x: ops.multiply(x, x, c=1), r"multiply\(\): got an unexpected keyword argument 'c'"),
+        (
+            lambda x: ops.multiply(x, x, c=1),
+            r"multiply\(\): got an unexpected keyword argument 'c'",
+        ),
         (lambda x: ops.multiply(x, x, b=x), r"multiply\(\): multiple values for argument 'b'"),
         (lambda x: ops.sum(x, 0, axis=0), r"sum\(\): multiple values for argument 'axis'"),
         (lambda x: ops.sum(x, 0, 1, 2), r"sum\(\): too many positional arguments"),

@@ -10,7 +10,7 @@ knows in which order things were computed, and whether an array changed after an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,7 +19,12 @@ from numpy.typing import DTypeLike
 from tinybn import backend as backends
 from tinybn.backend import MODULES, Array
 
-tick = itertools.count(1).__next__
+if TYPE_CHECKING:
+    from tinybn.methods import Methods
+else:
+    Methods = object  # ops/__init__.py binds operators and methods to their ops
+
+tick: Callable[[], int] = itertools.count(1).__next__
 
 Input: TypeAlias = "Tensor | Array"
 """What an op takes: Tensors, and arrays, which are constants."""
@@ -31,7 +36,7 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 """What a reduction reduces: one axis, several, or all of them."""
 
 
-class Tensor:
+class Tensor(Methods):
     """An array with a gradient. `Tensor(...)` and `tb.tensor(...)` are the same call.
 
     Args:
@@ -190,38 +195,7 @@ class Tensor:
             notes.append(", requires_grad=True")
         return f"tensor({values}{''.join(notes)})"
 
-    __hash__ = object.__hash__
-
-    if TYPE_CHECKING:  # ops/__init__.py binds these to the ops, so that none has to be known here
-
-        @property
-        def T(self) -> Tensor: ...  # noqa: N802
-        def backward(
-            self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False
-        ) -> None: ...
-        def __add__(self, other: Operand) -> Tensor: ...
-        def __neg__(self) -> Tensor: ...
-        def __getitem__(self, index: Any) -> Tensor: ...
-        def __iter__(self) -> Iterator[Tensor]: ...
-        def __eq__(self, other: object) -> Any: ...
-        def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
-        def var(self, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor: ...
-        def softmax(self, axis: Axis = -1) -> Tensor: ...
-        def clip(self, a_min: float | None = None, a_max: float | None = None) -> Tensor: ...
-        def astype(self, dtype: DTypeLike) -> Tensor: ...
-        def to(self, backend: str) -> Tensor: ...
-        def reshape(self, *shape: int | tuple[int, ...]) -> Tensor: ...
-        def transpose(self, *axes: int | tuple[int, ...] | None) -> Tensor: ...
-        def swapaxes(self, axis1: int, axis2: int) -> Tensor: ...
-        def expand_dims(self, axis: int | tuple[int, ...]) -> Tensor: ...
-        def squeeze(self, axis: Axis = None) -> Tensor: ...
-        def broadcast_to(self, shape: tuple[int, ...]) -> Tensor: ...
-
-        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
-        __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __lt__ = __le__ = __gt__ = __ge__ = __add__
-        __abs__ = abs = exp = log = sqrt = tanh = sigmoid = relu = __neg__
-        mean = max = min = logsumexp = sum  # noqa: A003
-        log_softmax = softmax
+    __hash__ = object.__hash__  # == is elementwise
 
 
 tensor = Tensor
@@ -229,16 +203,13 @@ tensor = Tensor
 
 def wrap(array: Array, node: Any = None) -> Tensor:
     """A Tensor around `array` itself, without a copy or a check: how ops make their outputs."""
-    out: Tensor = new_tensor(Tensor)
+    out = Tensor.__new__(Tensor)
     out._data = array
     out._node = node
     out._changed = 0
     out._tracked = node is not None
     out.grad = None
     return out
-
-
-new_tensor = object.__new__
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
