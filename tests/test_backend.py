@@ -1,5 +1,6 @@
 """Which library owns an array, and what is said when one can't be had. (No GPU is needed here.)"""
 
+import importlib.metadata
 import subprocess
 import sys
 import types
@@ -124,7 +125,7 @@ def test_the_cause_is_shown_and_not_the_page_that_cupy_wraps_it_in(monkeypatch):
 def test_two_packages_are_named_where_cupy_fails(monkeypatch):
     fake_cupy(monkeypatch, run_error=RuntimeError("broken"))
     monkeypatch.setattr(
-        diagnosis.importlib.metadata,
+        importlib.metadata,
         "distributions",
         lambda: [types.SimpleNamespace(name=n) for n in ("numpy", "CuPy-cuda13x", "cupy-cuda12x")],
     )

@@ -8,7 +8,7 @@ import pytest
 from numeric import draw, here
 
 import tinybn as tb
-from tinybn import backend, ops
+from tinybn import arrays, backend, ops
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_dlpack_shares_the_memory_of_a_tensor_that_needs_no_gradient():
     t = tb.tensor([1.0, 2.0], requires_grad=True)
     with pytest.raises(BufferError, match=r"requires grad.*detach"):
         t.__dlpack__()
-    other = backend.from_dlpack(t.detach())
+    other = arrays.from_dlpack(t.detach())
     assert type(other) is type(t.data)
     other[0] = 5
     assert t.numpy()[0] == 5

@@ -21,7 +21,7 @@ def explained(op: str, arrays: list[Any], static: dict[str, Any], error: Excepti
 
 
 def check_output(op: str, output: Any, inputs: list[Any]) -> None:
-    """Raise FloatingPointError if `op`, being called at the moment, gave a NaN or an inf."""
+    """Raise FloatingPointError if the output of `op`, which is being called, has a NaN or inf."""
     if bad := _describe(output):
         given = [f"{b} in input {i}" for i, b in enumerate(map(_describe, inputs)) if b]
         cause = f"was given {' and '.join(given)}, and returned" if given else "made"
@@ -29,7 +29,7 @@ def check_output(op: str, output: Any, inputs: list[Any]) -> None:
 
 
 def check_gradient(op: str, i: int, gradient: Any, upstream: Any, line: str | None) -> None:
-    """Raise FloatingPointError if the gradient of input `i` of `op` has a NaN or an inf."""
+    """Raise FloatingPointError if the gradient of input `i` of `op` has a NaN or inf."""
     if bad := _describe(gradient):
         given = _describe(upstream)
         cause = f"was given {given} from the op after it, and made" if given else "made"
@@ -40,7 +40,7 @@ def check_gradient(op: str, i: int, gradient: Any, upstream: Any, line: str | No
 
 
 def user_line() -> str:
-    """The file and line, outside of tinybn and NumPy, that is calling."""
+    """The file and line of the caller outside tinybn and NumPy."""
     frame = sys._getframe(1)
     ours = ("tinybn", "numpy")
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
@@ -49,7 +49,7 @@ def user_line() -> str:
 
 
 def _describe(value: Any) -> str:
-    """What is wrong with an array or Tensor: "3 NaN of 12 values", or nothing."""
+    """The bad values of an array or Tensor, such as "3 NaN of 12 values"; "" if there are none."""
     array = value.data if isinstance(value, Tensor) else value
     if getattr(getattr(array, "dtype", None), "kind", "") != "f":
         return ""

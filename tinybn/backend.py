@@ -1,7 +1,7 @@
-"""NumPy or CuPy: which library owns an array, moving arrays, and which of them can be used.
+"""NumPy or CuPy: which library owns an array, how to move arrays, and which library can be used.
 
-The array decides: `MODULES[type(array)]` is its library, and nothing else in tinybn asks whether
-there is a GPU. CuPy is imported when the first of its arrays is wanted, and never before.
+The array decides: `MODULES[type(array)]` is its library, and nothing else in tinybn asks for a GPU.
+CuPy is imported when its first array is wanted, and never before.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from types import ModuleType
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from tinybn import diagnosis
 
 Array: TypeAlias = Any
-"""A `numpy.ndarray` or a `cupy.ndarray` (CuPy may be absent, so no type can name it)."""
+"""A `numpy.ndarray` or a `cupy.ndarray`. (CuPy may be absent, so no type can name it.)"""
 
 NAMES = ("numpy", "cupy")
 
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class BackendUnavailableError(RuntimeError):
-    """The array library that was asked for is not installed, or can't run on this machine."""
+    """The array library is not installed, or cannot run on this machine."""
 
 
 class BackendMismatchError(TypeError):
@@ -37,7 +36,7 @@ class BackendMismatchError(TypeError):
 
 
 class _Modules(dict[type, ModuleType | None]):
-    """From the type of an op's argument to the library that owns it; None for plain numbers."""
+    """Maps the type of an op's argument to the library that owns it; None for numbers."""
 
     def __missing__(self, kind: type) -> ModuleType | None:
         if kind.__module__.partition(".")[0] == "cupy" and kind.__name__ == "ndarray":
@@ -68,13 +67,21 @@ def _meet(cupy: Any) -> None:
         call(cupy)
 
 
+class Replaceable(Protocol[P, T]):
+    """See `replaceable`."""
+
+    on: Callable[[Any, Callable[P, T]], None]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
 def replaceable(
     function: Callable[P, T], library: Callable[..., Any] = lambda xp, *_: xp
 ) -> Replaceable[P, T]:
-    """Let a library replace `function` for its own arrays (a decorator).
+    """Let array libraries replace `function` for their own arrays (a decorator).
 
-    library: which one the arguments belong to; by default, the first argument is it.
-    `function.on(library, other)` declares a replacement; all others run the function itself.
+    `function.on(xp, other)` declares a replacement. `library` finds the library of the arguments;
+    by default, it is the first of them.
     """
     replacements: dict[Any, Callable[P, T]] = {}
 
@@ -87,18 +94,10 @@ def replaceable(
     return made
 
 
-class Replaceable(Protocol[P, T]):
-    """See `replaceable`."""
-
-    on: Callable[[Any, Callable[P, T]], None]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
-
-
 def checked(array: Any, check: Callable[[Any], None]) -> Any:
-    """`array`, of which `check` raises if something is wrong with its values.
+    """`array`, once `check` has accepted its values.
 
-    A recorded array has no values yet: it is checked whenever the recording runs.
+    A recorded array has no values: it is checked whenever the recording runs.
     """
     if hasattr(array, "check_later"):
         array.check_later(check)
@@ -108,9 +107,9 @@ def checked(array: Any, check: Callable[[Any], None]) -> Any:
 
 
 def common_module(op: str, inputs: Sequence[Any]) -> Any:
-    """The one library that owns the arrays of these inputs: Tensors, arrays, numbers and None.
+    """The library that owns these Tensors and arrays; BackendMismatchError if there are two.
 
-    A library that records owns constants of the library that it records for, too.
+    A library that records also owns the arrays of the library that it records for: constants.
     """
     arrays = [getattr(a, "_data", a) for a in inputs if hasattr(a, "shape")]
     found: set[Any] = {MODULES[type(a)] for a in arrays} - {None}
@@ -133,7 +132,7 @@ def name_of(array: Array) -> str:
 
 
 def module(name: str) -> ModuleType:
-    """The array library called `name`; `BackendUnavailableError` says why it can't be had."""
+    """The array library with this name; BackendUnavailableError if it cannot be used."""
     if name == "numpy":
         return np
     if name == "cupy":
@@ -142,7 +141,7 @@ def module(name: str) -> ModuleType:
 
 
 def move(array: Array, name: str) -> Array:
-    """`array` itself if `name` owns it already, otherwise a copy of it there."""
+    """`array` on another backend: a copy, or `array` itself if it is there already."""
     xp = module(name)
     if name_of(array) == name:
         return array
@@ -152,52 +151,12 @@ def move(array: Array, name: str) -> Array:
     return xp.asarray(array) if source is np else source.asnumpy(array)
 
 
-def new_array(data: Any, dtype: DTypeLike | None, backend: str | None) -> Array:
-    """A copy of an array, a number or nested lists of numbers, on a backend; see `Tensor`."""
-    if isinstance(data, np.ndarray | np.generic):
-        array = np.array(data, dtype=dtype)
-    elif xp := MODULES.get(type(data)):
-        array = xp.array(data, dtype=dtype)
-    elif hasattr(data, "__dlpack__"):
-        array = from_dlpack(data)
-        array = array.astype(array.dtype if dtype is None else dtype)  # a copy
-    else:
-        has_dtype = hasattr(data, "__array__")
-        try:
-            array = np.array(data, dtype=dtype if has_dtype else None)
-        except ValueError as error:  # rows of different lengths
-            raise TypeError(_no_tensor(data, error)) from error
-        if array.dtype.kind in "fiub" and not has_dtype:
-            array = array.astype(np.float32 if dtype is None else dtype)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"a Tensor holds real numbers, got {type(data).__name__} with dtype {array.dtype}"
-        )
-    return array if backend is None else move(array, backend)
-
-
-_HOST_DEVICES = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost of DLPack's dlpack.h
-
-
-def from_dlpack(data: Any) -> Array:
-    """Another library's array, where it is, without a copy; TypeError if it can't be exported."""
-    xp = module("numpy" if data.__dlpack_device__()[0] in _HOST_DEVICES else "cupy")
-    try:
-        return xp.from_dlpack(data)
-    except (BufferError, RuntimeError, ValueError) as error:
-        raise TypeError(_no_tensor(data, error)) from error
-
-
-def _no_tensor(data: Any, error: Exception) -> str:
-    return f"a Tensor can't be made of this {type(data).__name__}: {error}"
-
-
 _default: ContextVar[str | None] = ContextVar("tinybn_backend", default=None)
 
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """New tensors and layers of this block (and this thread) live on `name`."""
+    """New Tensors and layers live on this backend, in this block and this thread."""
     module(name)
     token = _default.set(name)
     try:
@@ -212,16 +171,16 @@ def default() -> str | None:
 
 
 def drawn(xp: Any, draw: Callable[[], Any], shape: tuple[int, ...], dtype: Any) -> Array:
-    """`draw()`, which draws random numbers on the host, as an array of `xp`.
+    """What `draw()` draws on the host, as an array of `xp`.
 
-    A library that records instead of computing draws them again each time its program runs; so that
-    it need not draw before, `shape` and `dtype` say what comes.
+    A library that records does not draw now, but each time its program runs; `shape` and `dtype`
+    tell it what to expect.
     """
     return xp.drawn(draw, shape, dtype) if hasattr(xp, "drawn") else xp.asarray(draw())
 
 
 def problems() -> dict[str, str | None]:
-    """Per backend, why it can't be used here and what to do about it; None if it can."""
+    """Per backend, why it cannot be used here and what to do about it; None if it can."""
     found: dict[str, str | None] = {}
     for name in NAMES:
         try:

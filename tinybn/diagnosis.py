@@ -1,8 +1,7 @@
-"""What keeps CuPy from running: one sentence for each cause, with the cure."""
+"""Why CuPy does not run: one sentence for each cause, with its cure."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 _INSTALL = (
@@ -12,7 +11,9 @@ _INSTALL = (
 
 
 def packages() -> list[str]:
-    """The installed packages that bring a CuPy; more than one overwrite each other's files."""
+    """The installed CuPy packages. If there are several, they overwrite each other's files."""
+    import importlib.metadata  # it takes a third of the time to import tinybn
+
     names = {str(d.name).lower() for d in importlib.metadata.distributions()}
     return sorted(n for n in names if n == "cupy" or n.startswith(("cupy-cuda", "cupy-rocm")))
 
@@ -29,7 +30,7 @@ def import_failure(error: ImportError) -> str:
 
 
 def run_failure(runtime: Any, error: Exception) -> str:
-    """Why CuPy, which was imported, can't run a kernel. `runtime` is `cupy.cuda.runtime`."""
+    """Why an imported CuPy cannot run a kernel. `runtime` is `cupy.cuda.runtime`."""
     status = getattr(error, "status", None)
     amd = getattr(runtime, "is_hip", False)
     if status == 35 and not amd:  # cudaErrorInsufficientDriver, also where there is no driver
@@ -51,7 +52,7 @@ def run_failure(runtime: Any, error: Exception) -> str:
 
 
 def two_packages(reason: str | None = None) -> str:
-    """What to do about several `packages()`, which are probably the `reason` too."""
+    """What to do about several `packages()`. They are probably why something else failed, too."""
     names = packages()
     because = f" ({reason})" if reason else ""
     return (
@@ -61,10 +62,10 @@ def two_packages(reason: str | None = None) -> str:
 
 
 def version(number: int) -> str:
-    """CUDA's version numbers as people write them: 12040 is 12.4."""
+    """A version number of CUDA as people write it: 12040 is 12.4."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _line(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of the message of an error."""
     return next((line for line in str(error).splitlines() if line.strip()), "")

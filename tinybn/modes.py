@@ -1,4 +1,4 @@
-"""Modes: what the ops of a thread do besides computing. Each one is a block and a decorator."""
+"""Modes: what ops do besides computing. Each is a context manager and a decorator, per thread."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 
 class Mode(NamedTuple):
-    """What a thread is doing.
+    """The mode of a thread.
 
-    record: ops record themselves. fused: fused ops run their closed forms, not their compositions.
-    anomaly: ops look for NaN and inf. report, outputs: the two callbacks of `watch`.
+    Attributes:
+        record: ops record themselves.
+        fused: fused ops run their closed forms, not their compositions.
+        anomaly: ops look for NaN and inf.
+        report, outputs: the callbacks of `watch`.
     """
 
     record: bool = True
@@ -27,7 +30,7 @@ current_mode, set_mode, reset_mode = _mode.get, _mode.set, _mode.reset
 
 
 class in_mode(contextlib.ContextDecorator):  # noqa: N801, it is used like a function
-    """This block (or a function that it decorates), in this thread, in another `Mode`."""
+    """Run a block, or a function that it decorates, in another `Mode`."""
 
     def __init__(self, **changes: Any) -> None:
         self.changes = changes
@@ -43,7 +46,7 @@ class in_mode(contextlib.ContextDecorator):  # noqa: N801, it is used like a fun
 
 
 def no_grad() -> in_mode:
-    """Ops in this block record nothing."""
+    """Ops in this block record nothing: their outputs do not require grad."""
     return in_mode(record=False)
 
 
@@ -53,9 +56,11 @@ def use_fused(wanted: bool = True) -> in_mode:
 
 
 def detect_anomaly() -> in_mode:
-    """Stop at the first NaN or inf, forward or backward, with the op and the line that called it.
+    """Stop at the first NaN or inf, forward or backward. Slow: for debugging.
 
-    Raises FloatingPointError. It looks at every output and gradient, so it is slow: for debugging.
+    Raises:
+        FloatingPointError: an output or a gradient has a NaN or inf. The message names the op and
+            the line that called it.
     """
     return in_mode(anomaly=True)
 
@@ -63,9 +68,10 @@ def detect_anomaly() -> in_mode:
 def watch(
     report: Callable[[Any], None] | None, outputs: Callable[[Any, Any], None] | None = None
 ) -> in_mode:
-    """Watch what this block records and what its backward passes compute.
+    """Watch what this block records, and what its backward passes compute.
 
-    report: receives each `Contribution` (see walk.py) that a backward pass adds to a gradient.
-    outputs: receives the node and the array of each recorded output, right after it is made.
+    Args:
+        report: receives each `Contribution` (see walk.py) that a backward pass adds to a gradient.
+        outputs: receives the node and the array of each recorded output, right after the call.
     """
     return in_mode(report=report, outputs=outputs)

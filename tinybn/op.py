@@ -5,9 +5,9 @@
     def multiply(xp, a, b):
         return a * b
 
-Called with a Tensor that needs gradients, an op leaves a `Node`: where each input came from, and
-the arrays that the rules read, no others. Nodes point backwards only. So there are no cycles, and a
-graph is freed with the last Tensor that needs it. fusion.py declares fused ops.
+Called with a Tensor that requires grad, an op leaves a `Node`: where each input came from, and the
+arrays that the rules read, no others. Nodes point backwards only, so there are no cycles: a graph
+is freed with the last Tensor that refers to it. fusion.py declares fused ops.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from tinybn.backend import MODULES
 
 FEW = 32
-"""Rounding takes no more than a few ULP of a sum of so many terms."""
+"""So many terms may be added in float32: rounding costs a few ULP."""
 
 
 NARROW = {np.dtype(np.float16), np.dtype(np.float32)}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
+from tinybn.arrays import new_array
 from tinybn.backend import MODULES, Array
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Tensor(Methods):
             data = data._data
         elif isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
             raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
-        self._data = backends.new_array(data, dtype, backend or backends.default())
+        self._data = new_array(data, dtype, backend or backends.default())
         self._node: Any = None
         self._changed = 0
         self._tracked = False

@@ -54,8 +54,8 @@ def walk(
 ) -> dict[Any, Tensor]:
     """The gradients of the leaves, or of what is `wanted`, by the chain rule back from the seeds.
 
-    seeds: the gradients to start from, by node or leaf. nodes: what is behind them, newest first.
-    retain: free nothing on the way. graph: record the walk, whose gradients are Tensors then.
+    seeds: the gradients to start from, by node or leaf. nodes: those behind the seeds, newest
+    first. retain: free nothing on the way. graph: record the walk; its gradients are Tensors then.
     """
     totals: dict[Any, Any] = dict(seeds) if graph else {key: g._data for key, g in seeds.items()}
     goal = None
@@ -80,8 +80,8 @@ def walk(
 def newest_first(seeds: Iterable[Any], wanted: Iterable[Any] = ()) -> list[Node]:
     """The nodes that the seeds were computed from, each before those that it reads.
 
-    Whatever reads the output of a node is newer than the node, so the clock of tensor.py is a
-    topological order. Nothing has to be known of how a `wanted` node was computed.
+    A node is older than whatever reads its output, so the clock of tensor.py gives a topological
+    order. A `wanted` node may have been freed: nothing behind it is needed.
     """
     found = {key for key in seeds if type(key) is Node}
     stack = list(found)
@@ -115,7 +115,7 @@ def contributions(
 ) -> Iterator[tuple[int, Node | Tensor, Any]]:
     """What a node with the gradient g adds to its inputs: their numbers, sources and gradients.
 
-    goal: the inputs that need it; None for all.
+    goal: only these inputs need it; None means all.
     """
     sources, arrays, needed = node.sources, node.arrays, node.needed
     assert sources is not None
@@ -193,7 +193,7 @@ def _unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _owned(totals: dict[Any, Any], seeds: dict[Any, Tensor]) -> dict[Any, Tensor]:
-    """The finished gradients as Tensors; a seed, a view, or what is there twice is copied."""
+    """The finished gradients, as Tensors that share no memory with the seeds or each other."""
     taken = {id(seed._data) for seed in seeds.values()}
     owned = {}
     for key, g in totals.items():

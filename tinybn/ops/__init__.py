@@ -1,7 +1,7 @@
-"""Every op by name, and the operators and methods of Tensor that are ops.
+"""All ops, and the operators and methods of Tensor that are ops.
 
-An op takes Tensors, arrays and numbers; with a Tensor among them it returns a Tensor, otherwise an
-array. float32 stays float32, and Python numbers and NumPy scalars promote nothing.
+An op takes Tensors, arrays and numbers. Given a Tensor, it returns a Tensor, otherwise an array.
+float32 stays float32: Python numbers and NumPy scalars promote nothing.
 """
 
 # ruff: noqa: F403, F405 (each file of ops says what it has in its __all__)
@@ -38,7 +38,7 @@ def _swapped(op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Tensor]:
 
 
 def _comparison(op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
-    """`tensor == None` and the like are left to Python, as for any other object."""
+    """Leaves `tensor == None` and the like to Python."""
 
     def compare(self: Tensor, other: Any) -> Any:
         known = hasattr(other, "shape") or type(other) in MODULES
@@ -48,7 +48,7 @@ def _comparison(op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
 
 
 def _many(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """x.reshape(2, 3) as well as x.reshape((2, 3))."""
+    """Accepts x.reshape(2, 3) as well as x.reshape((2, 3))."""
     return lambda self, *args: op(self, args[0] if len(args) == 1 else args or None)
 
 

@@ -1,4 +1,4 @@
-"""What the arguments of the ops must be. A closed form and its composition ask the same."""
+"""What ops require of their arguments. A closed form and its composition use the same checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinybn.tensor import Tensor, shape_of
 
 
 def batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float) -> Any:
-    """The axes to normalize over: all but the channels'."""
+    """The axes to normalize over: all but the channel axis."""
     _check_channels("batch_norm", x, gamma, beta, mean, var, eps=eps)
     if (mean is None) != (var is None):
         raise ValueError(
@@ -91,7 +91,7 @@ def linear(x: Any, weight: Any, bias: Any) -> None:
 
 
 def cross_entropy(logits: Any, labels: Any) -> Array:
-    """The labels as an array on the host, which logits (N, C) find there."""
+    """The labels as an array on the host, checked against logits (N, C)."""
     shape = shape_of(logits)
     if len(shape) != 2:
         raise ValueError(f"cross_entropy: expected logits of shape (N, C), got {shape}")

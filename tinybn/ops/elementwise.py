@@ -1,7 +1,7 @@
 """Elementwise ops, with NumPy's names, broadcasting and dtypes.
 
-At a kink the gradient is: abs at 0, 0; maximum and minimum of equal values, half to each; clip at a
-bound, 1. NaN goes through.
+Gradients at kinks: abs has 0 at 0, clip has 1 at its bounds, and maximum and minimum give half to
+each of two equal values. NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def negative(xp: Any, a: Array) -> Array:
     lambda g, y, a: g * y * _log_or_0(a),
 )
 def power(xp: Any, a: Array, b: Array) -> Array:
-    """a ** b. At a = 0 the gradient of b is 0, its limit for every b > 0."""
+    """a ** b. At a = 0, the gradient of b is 0, its limit for every b > 0."""
     return a**b
 
 
 def _one_less(b: Any) -> Any:
-    """b - 1, and where b is 0 just any finite power: 0 * a ** -1 would be NaN at a = 0."""
+    """b - 1; where b is 0, any power will do, but 0 * a ** -1 would be NaN at a = 0."""
     return where(b == 0, 1, b - 1) if hasattr(b, "shape") else b - 1 if b else 1
 
 
@@ -111,7 +111,7 @@ def abs(xp: Any, a: Array) -> Array:
 
 @primitive(None)
 def sign(xp: Any, a: Array) -> Array:
-    """-1, 0 or 1; without a gradient."""
+    """The sign of a: -1, 0 or 1. It has no gradient."""
     return xp.sign(a)
 
 
@@ -139,7 +139,7 @@ def _share(g: Any, chosen: Any, tied: Any) -> Any:
 
 @primitive(lambda g, a, a_min, a_max: g * (a >= _bound(a_min, -1)) * (a <= _bound(a_max, 1)))
 def clip(xp: Any, a: Array, a_min: float | None = None, a_max: float | None = None) -> Array:
-    """a, but at least `a_min` and at most `a_max`: numbers, or None for no bound."""
+    """a within [a_min, a_max]; None means no bound. ValueError if a_min > a_max."""
     if _bound(a_min, -1) > _bound(a_max, 1):
         raise ValueError(f"a_min ({a_min}) is larger than a_max ({a_max})")
     return xp.clip(a, _bound(a_min, -1), _bound(a_max, 1))
@@ -161,13 +161,13 @@ def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
 
 @primitive(lambda g: g)
 def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
-    """A copy in another dtype; its gradient comes back in the dtype of a."""
+    """A copy in another dtype; its gradient returns in the dtype of a."""
     return a.astype(dtype)
 
 
 @primitive(lambda g, a: to(g, module_of(a).__name__))
 def to(xp: Any, a: Array, backend: str) -> Array:
-    """a on another backend ("numpy" or "cupy"); its gradient comes back to a's."""
+    """a on another backend, "numpy" or "cupy"; its gradient returns to the backend of a."""
     return backends.move(a, backend)
 
 

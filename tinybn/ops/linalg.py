@@ -18,7 +18,7 @@ def _transposed(a: Any) -> Any:
 
 
 def _left(g: Any, a: Any, b: Any) -> Any:
-    """g bᵀ. (1-d arrays are a row on the left and a column on the right, as in NumPy.)"""
+    """g bᵀ. As in NumPy, a 1-d array is a row on the left and a column on the right."""
     if b.ndim == 1:
         return expand_dims(g, -1) * b
     if a.ndim == 1:

@@ -14,10 +14,16 @@ __all__ = ["mse_loss"]
 
 
 def cross_entropy(logits: Input, labels: Any) -> Tensor:
-    """-mean over i of log softmax(logits[i])[labels[i]].
+    """The mean over i of -log softmax(logits[i])[labels[i]].
 
-    logits: (N, C). labels: (N,) integers from 0 to C - 1, an array or Tensor on the host (also when
-    the logits are on a GPU: there they could not be checked without waiting for it).
+    Args:
+        logits: (N, C).
+        labels: (N,), integers from 0 to C - 1. They stay on the host even if the logits are on a
+            GPU: checking them there would wait for it.
+
+    Raises:
+        ValueError: a shape does not fit, or a label is out of range.
+        TypeError: the labels are no integers, or not on the host.
     """
     labels = checks.cross_entropy(logits, labels)
     xp = module_of(logits)
@@ -27,7 +33,7 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
 
 
 def mse_loss(prediction: Input, target: Input) -> Tensor:
-    """mean((prediction - target)²) over all elements of two equal shapes."""
+    """mean((prediction - target)²) over all elements. ValueError unless the shapes are equal."""
     shapes = shape_of(prediction), shape_of(target)
     if shapes[0] != shapes[1]:
         raise ValueError(f"mse_loss: expected equal shapes, got {shapes[0]} and {shapes[1]}")

@@ -1,7 +1,7 @@
 """Sums, means, variances and extrema over axes, with NumPy's arguments.
 
-`axis` is None (all axes), an int, or a tuple of ints; `keepdims` leaves the reduced axes in with
-length 1. Where several elements are the largest (or the smallest), they share its gradient equally.
+`axis` is an int, a tuple of ints, or None for all axes. `keepdims` keeps the reduced axes, with
+length 1. If several elements are the largest (or smallest), they share its gradient equally.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
-    """What a reduction over `axis` gave, or its gradient, with the reduced axes put back in."""
+    """The result of a reduction over `axis`, or its gradient, with the reduced axes back in."""
     return g if keepdims or axis is None else expand_dims(g, axis)
 
 
@@ -39,14 +39,14 @@ def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     )
 )
 def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Σ a / n, with the n elements that go into each sum; ValueError if there are none."""
+    """Σ a / n, where n elements go into each sum. ValueError if there are none."""
     if a.size == 0:
         raise ValueError("there is no mean of no elements (an empty batch?)")
     return average(a, axis, keepdims)
 
 
 def _shared(g: Any, y: Any, a: Any, axis: Axis, keepdims: bool) -> Any:
-    """The gradient of an extremum y of a: its elements that are equal to y share it."""
+    """The gradient of an extremum y of a, shared by the elements that equal y."""
     chosen = astype(a == _spread(y, axis, keepdims), a.dtype)
     return _spread(g, axis, keepdims) * (chosen / sum(chosen, axis, keepdims=True))
 
@@ -65,17 +65,16 @@ def min(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
 
 @primitive(lambda g, y, d, axis: g)
 def recentre(xp: Any, d: Array, axis: Axis = None) -> Array:
-    """d - mean(d), for d = x - mean(x): takes out what rounding of that mean left in d.
+    """d - mean(d), for d = x - mean(x): removes the rounding error of mean(x) from d.
 
-    The rounding error is the same for all elements along the axis; at mean 1e4, float32 gains three
-    digits. The rule hands the gradient on: in exact arithmetic d has mean 0, and this is the
-    identity on what is already centred.
+    All elements along the axis have the same error. At mean 1e4, float32 gains three digits. In
+    exact arithmetic, d has mean 0 and this is the identity, so the rule passes the gradient on.
     """
     return d - mean(d, axis, keepdims=True)
 
 
 def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    """Σ (a - mean(a))² / (n - ddof); ValueError unless n > ddof."""
+    """Σ (a - mean(a))² / (n - ddof). ValueError unless n > ddof."""
     mu = mean(a, axis, keepdims=True)
     d = recentre(a - mu, axis)
     squares = sum(d * d, axis, keepdims)
@@ -86,7 +85,7 @@ def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T
 
 
 def _peak(a: Input, axis: Axis) -> Array:
-    """The largest finite element, a constant that exp(a - peak) can't overflow with."""
+    """The largest finite element, as a constant: exp(a - peak) does not overflow."""
     peak = max(a.data if isinstance(a, Tensor) else a, axis, keepdims=True)
     xp = module_of(peak)
     return xp.where(xp.isfinite(peak), peak, 0)
@@ -106,6 +105,6 @@ def softmax(a: Input, axis: Axis = -1) -> Tensor:
 
 
 def log_softmax(a: Input, axis: Axis = -1) -> Tensor:
-    """log softmax(a) = a - logsumexp(a), exact also where softmax(a) is 0."""
+    """log softmax(a) = a - logsumexp(a), exact even where softmax(a) rounds to 0."""
     d = a - _peak(a, axis)
     return d - log(sum(exp(d), axis, keepdims=True))

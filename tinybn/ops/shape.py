@@ -1,4 +1,4 @@
-"""Ops that move elements without changing them, with NumPy's names and arguments."""
+"""Ops that rearrange elements, with NumPy's names and arguments."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
 
 @primitive(lambda g, axis1, axis2: swapaxes(g, axis1, axis2))
 def swapaxes(xp: Any, a: Array, axis1: int, axis2: int) -> Array:
-    """a with two of its axes exchanged."""
+    """a with two axes exchanged."""
     return a.swapaxes(axis1, axis2)
 
 
 @primitive(lambda g, a: reshape(g, a.shape))
 def expand_dims(xp: Any, a: Array, axis: int | tuple[int, ...]) -> Array:
-    """a with axes of length 1 inserted, so that they stand at `axis` in the result."""
+    """a with new axes of length 1, which are at `axis` in the result."""
     return xp.expand_dims(a, axis)
 
 
 @primitive(lambda g, a: reshape(g, a.shape))
 def squeeze(xp: Any, a: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """a without its axes of length 1, or without those of them that `axis` names."""
+    """a without its axes of length 1, or only without those that `axis` names."""
     return a.squeeze(axis)
 
 
@@ -60,12 +60,12 @@ def broadcast_to(xp: Any, a: Array, shape: tuple[int, ...]) -> Array:
 
 
 def concatenate(arrays: Sequence[Input], axis: int = 0) -> Tensor:
-    """The arrays one after another along an axis that they have."""
+    """The arrays joined along an existing axis."""
     return _concatenate(*_several("concatenate", arrays), axis=axis)
 
 
 def stack(arrays: Sequence[Input], axis: int = 0) -> Tensor:
-    """The arrays, all of one shape, side by side along a new axis."""
+    """The arrays, which have equal shapes, joined along a new axis."""
     arrays = _several("stack", arrays)
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack: expected equal shapes, got {[a.shape for a in arrays]}")
@@ -84,7 +84,7 @@ def _concatenate(xp: Any, *arrays: Array, axis: int) -> Array:
 
 
 def _place(arrays: Sequence[Any], axis: int, i: int) -> tuple[slice, ...]:
-    """Where in the result of concatenate its i-th array lies."""
+    """Where the i-th array is in the result of concatenate."""
     axis %= arrays[i].ndim
     start = sum(a.shape[axis] for a in arrays[:i])
     return (*[slice(None)] * axis, slice(start, start + arrays[i].shape[axis]))
@@ -107,9 +107,9 @@ def _getitem(xp: Any, a: Array, *, index: Any) -> Array:
 
 
 def _check_bounds(shape: tuple[int, ...], index: Any) -> None:
-    """IndexError if an index that is on the host leads out of `shape`: CuPy would wrap it around.
+    """Raise IndexError if an index on the host is out of bounds: CuPy would wrap it around.
 
-    An index that is on a GPU is taken as it is: to look at it means to wait for the GPU.
+    An index on the GPU is not checked, since that would wait for the GPU.
     """
     parts = index if isinstance(index, tuple) else (index,)
     if all(isinstance(part, _ON_HOST) or part is None or part is ... for part in parts):
@@ -121,7 +121,7 @@ _ON_HOST = (np.ndarray, list, slice, int, np.integer)
 
 @primitive(lambda g, index: _getitem(g, index=index))
 def _put(xp: Any, a: Array, *, index: Any, shape: tuple[int, ...]) -> Array:
-    """Zeros of `shape` with a added at `index`; what goes to the same element adds up."""
+    """Zeros of `shape`, with a added at `index`; values for the same element add up."""
     out = xp.zeros(shape, dtype=a.dtype)
     parts = index if isinstance(index, tuple) else (index,)
     if all(part is None or part is ... or isinstance(part, int | slice) for part in parts):
