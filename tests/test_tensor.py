@@ -45,7 +45,7 @@ def test_a_tensor_owns_a_copy():
     ("data", "message"),
     [
         ("text", "real numbers, got str"),
-        ([[1], [2, 3]], "can't be made of this list"),
+        ([[1], [2, 3]], "cannot make a Tensor of this list"),
         (None, "NoneType"),
         (np.array([1j]), "complex128"),
         (np.array(["a"]), "dtype <U1"),

@@ -1,7 +1,7 @@
-"""Initial weights: initialisers, and the random generator that layers share.
+"""How weights begin: initialisers, and the random generator that layers share.
 
-An initialiser takes the shape (in, out) of a weight and a `numpy.random.Generator`, and returns a
-float32 array. Numbers are drawn on the host, so a seed gives the same weights on every backend.
+An initialiser takes the shape (in, out) of a weight and a `numpy.random.Generator` and returns a
+float32 array. Numbers are always drawn on the host, so a seed gives the same weights everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _shared = np.random.default_rng()
 
 
 def seed(n: int) -> None:
-    """Restart the shared generator, which everything without its own `rng=` draws from."""
+    """Restart the generator that everything without an `rng=` of its own draws from."""
     global _shared
     _shared = np.random.default_rng(n)
 
@@ -68,7 +68,7 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 def initializer(choice: str | Initializer) -> Initializer:
-    """The initialiser of this name in INITIALIZERS; a function is returned as it is."""
+    """An initialiser by its name in INITIALIZERS; functions are passed on."""
     if callable(choice):
         return choice
     if choice not in INITIALIZERS:
