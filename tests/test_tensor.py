@@ -120,7 +120,7 @@ def test_arrays_of_other_libraries_keep_their_dtype_and_are_copied(dtype):
 
 
 def test_arrays_of_other_libraries_that_cannot_be_exported_are_named():
-    message = "made of this OfAnotherLibrary: Can't export"
+    message = "Tensor of this OfAnotherLibrary: Can't export"
     with pytest.raises(TypeError, match=message):
         tb.tensor(OfAnotherLibrary(np.ones(2), "tracked"))
     with pytest.raises(TypeError, match="complex128"):
