@@ -593,3 +593,13 @@ def test_a_readers_own_op_takes_ten_lines():
     np.testing.assert_allclose(b.grad.numpy(), 4 * a.numpy().sum(0))
     assert scaled_product.__doc__ == "scale · a · b."
     assert scaled_product(2.0, 3.0) == 6.0
+
+
+def test_the_history_of_what_is_wanted_may_be_freed():
+    x = tb.tensor([1.0, 2.0], requires_grad=True)
+    h = x * x
+    y = (h * h).sum()
+    h.sum().backward()  # frees how h was computed
+    np.testing.assert_allclose(tb.grad(y, h)[0].numpy(), [2, 8])
+    with pytest.raises(RuntimeError, match="freed by the first"):
+        tb.grad((h * h).sum(), x)

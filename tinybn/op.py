@@ -57,7 +57,7 @@ class Node:
     _changed: ClassVar[int] = 0  # like a Tensor's; nothing can change a node
 
     def release(self) -> None:
-        """Free what the backward pass reads; the node can't be passed again."""
+        """Free what the backward pass reads: no other pass can go through this node."""
         self.sources = self.arrays = self.output = None
 
 

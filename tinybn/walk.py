@@ -100,7 +100,7 @@ def newest_first(seeds: Iterable[Any], wanted: Iterable[Any] = ()) -> list[Node]
 
 
 def _leading_to(wanted: set[Any], nodes: list[Node]) -> tuple[list[Node], set[Any]]:
-    """The nodes through which a gradient reaches something wanted; the same with the wanted."""
+    """The nodes through which a gradient reaches something wanted, newest first; they and that."""
     way: list[Node] = []
     goal = set(wanted)
     for node in reversed(nodes):
@@ -125,6 +125,7 @@ def contributions(
     if mode.record:
         values = _recorded_gradients(node, g, needed)
     else:
+        g = g._data if type(g) is Tensor else g  # from a rule that multiplies by a Tensor
         values = node.op.gradients(needed, g, node.output, arrays, node.static)
     for i, source in enumerate(sources):
         if source is None:
