@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Mode(NamedTuple):
@@ -16,6 +20,7 @@ class Mode(NamedTuple):
         fused: fused ops run their closed forms, not their compositions.
         anomaly: ops look for NaN and inf.
         report, outputs: the callbacks of `watch`.
+        blocks: what the blocks around this place change, outermost first.
     """
 
     record: bool = True
@@ -23,26 +28,74 @@ class Mode(NamedTuple):
     anomaly: bool = False
     report: Callable[[Any], None] | None = None
     outputs: Callable[[Any, Any], None] | None = None
+    blocks: tuple[dict[str, Any], ...] = ()
 
 
 _mode: ContextVar[Mode] = ContextVar("tinybn_mode", default=Mode())  # noqa: B039, it is immutable
-current_mode, set_mode, reset_mode = _mode.get, _mode.set, _mode.reset
+current_mode: Callable[[], Mode] = _mode.get
+set_mode: Callable[[Mode], object] = _mode.set
 
 
-class in_mode(contextlib.ContextDecorator):  # noqa: N801, it is used like a function
-    """Run a block, or a function that it decorates, in another `Mode`."""
+class in_mode:  # noqa: N801, it is used like a function
+    """Run a block, or a function that it decorates, in another `Mode`.
+
+    Blocks may end in any order. One object may begin several, also in several threads.
+    """
 
     def __init__(self, **changes: Any) -> None:
         self.changes = changes
 
-    def _recreate_cm(self) -> in_mode:
-        return in_mode(**self.changes)  # a decorated function may call itself
-
     def __enter__(self) -> None:
-        self.token = _mode.set(_mode.get()._replace(**self.changes))
+        before = current_mode()
+        try:
+            set_mode(before._replace(**self.changes, blocks=(*before.blocks, self.changes)))
+        except BaseException:  # an interrupt right after it was set
+            set_mode(before)
+            raise
 
     def __exit__(self, *_: object) -> None:
-        _mode.reset(self.token)
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        blocks = current_mode().blocks
+        for i in reversed(range(len(blocks))):
+            if blocks[i] is self.changes:
+                set_mode(_mode_in(blocks[:i] + blocks[i + 1 :]))
+                return
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"a mode can't decorate the generator {function.__name__!r}, which runs in pieces: "
+                "write `with` inside it"
+            )
+        changes = self.changes
+        decorated: Any
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def decorated(*args: P.args, **kwargs: P.kwargs) -> Any:
+                with in_mode(**changes):
+                    return await function(*args, **kwargs)
+        else:
+
+            @functools.wraps(function)
+            def decorated(*args: P.args, **kwargs: P.kwargs) -> Any:
+                with in_mode(**changes):
+                    return function(*args, **kwargs)
+
+        return decorated
+
+
+def _mode_in(blocks: tuple[dict[str, Any], ...]) -> Mode:
+    mode = Mode(blocks=blocks)
+    for changes in blocks:
+        mode = mode._replace(**changes)
+    return mode
 
 
 def no_grad() -> in_mode:
