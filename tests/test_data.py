@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -165,6 +166,12 @@ def test_saved_arrays_come_back_exactly(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]
 
 
+def test_checkpoint_needs_no_import_of_its_own(tmp_path):
+    code = "import sys, tinybn as tb; tb.checkpoint.save(sys.argv[1], {'a': [1, 2]})"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.npz")], check=True)
+    np.testing.assert_array_equal(checkpoint.load(tmp_path / "a.npz")["a"], [1, 2])
+
+
 def test_saving_again_replaces_the_file(tmp_path):
     path = str(tmp_path / "model")  # no suffix is added
     for i in (1, 2):
@@ -237,6 +244,14 @@ def test_an_unknown_compression_is_named(saved):
     entry = content.index(b"PK\x01\x02")  # of the zip directory; the method stands at 10
     path.write_bytes(content[: entry + 10] + struct.pack("<H", 99) + content[entry + 12 :])
     with pytest.raises(ValueError, match=r"model.npz is not a file that tinybn saved"):
+        checkpoint.load(path)
+
+
+def test_an_array_that_claims_to_be_shorter_is_noticed(tmp_path):
+    path = tmp_path / "model.npz"
+    checkpoint.save(path, {"a": np.arange(2000.0)})
+    path.write_bytes(path.read_bytes().replace(b"(2000,)", b"(1000,)"))
+    with pytest.raises(ValueError, match=r"entry 'a.npy' is damaged"):
         checkpoint.load(path)
 
 

@@ -118,6 +118,20 @@ def test_long_graphs_are_drawn_without_recursion():
     assert len(graph.vertices(y)) == 3001
 
 
+def test_boxes_come_after_what_they_are_made_of_and_the_result_last():
+    model = tb.nn.MLP([3, 8, 2], "batch", rng=np.random.default_rng(0))
+    x = leaves()[0]
+    tied = model[0].weight  # read inside a layer, and outside of it
+    with graph.layers(model) as spans:
+        y = model(x) @ tb.ops.transpose(tied[:, :2])
+    found = graph.vertices(y, names={"x": x, "tied": tied}, spans=spans)
+    assert all(j < i for i, vertex in enumerate(found) for j in vertex.inputs)
+    assert [vertex.title for vertex in found[:2]] == ["x", "tied"]
+    assert (found[-1].title, found[-1].array) == ("matmul", "(6, 3) float32")
+    linear = next(vertex for vertex in found if vertex.title.startswith("Linear(3"))
+    assert linear.inputs == [0]  # its own weight is not drawn there
+
+
 def test_a_graph_that_was_freed_is_refused():
     x, _ = leaves()
     y = (x * 2).sum()

@@ -145,6 +145,15 @@ def test_train_and_eval_reach_every_module():
     assert all(m.training for m in model.train().modules())
 
 
+def test_a_call_passes_its_arguments_on_to_forward():
+    class Scaled(nn.Module):
+        def forward(self, x, factor=1.0):
+            return x * factor
+
+    np.testing.assert_array_equal(host(Scaled()(X, factor=2.0)), 2 * host(X))
+    np.testing.assert_array_equal(host(Scaled()(x=X)), host(X))
+
+
 def test_zero_grad_forgets():
     model = mlp()
     model(X).sum().backward()
@@ -315,6 +324,22 @@ def test_a_state_that_does_not_fit_changes_nothing(spoil, message):
     with pytest.raises(ValueError, match="load_state_dict changed nothing: .*" + message):
         model.load_state_dict(state)
     assert_unchanged(model, before)
+
+
+def test_a_buffer_may_be_a_number_of_either_kind():
+    class Averaged(nn.Module):
+        buffers = ("count", "weight")
+
+        def __init__(self, count, weight):
+            self.count, self.weight = count, weight
+
+    module, other = Averaged(0, 0.0), Averaged(3, -0.25)
+    module.load_state_dict(other.state_dict())
+    assert (module.count, module.weight) == (3, -0.25)
+    assert (type(module.count), type(module.weight)) == (int, float)
+    with pytest.raises(ValueError, match=r"count: expected a count, got 0\.5"):
+        module.load_state_dict({"count": 0.5, "weight": 1})
+    assert (module.count, module.weight) == (3, -0.25)
 
 
 @pytest.mark.parametrize("norm", [None, "batch", "layer", "group", "rms"])

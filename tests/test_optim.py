@@ -187,6 +187,34 @@ def test_an_optimizer_of_ones_own_takes_ten_lines():
         np.testing.assert_allclose(p.numpy(), expected, rtol=1e-12)
 
 
+class Careless(Lion):
+    """It forgets to return its memory."""
+
+    def update(self, p, g, trend, **numbers):
+        return (super().update(p, g, trend, **numbers)[0],)
+
+
+def test_an_update_that_forgets_its_memory_is_refused_and_the_parameter_stays():
+    params = parameters()
+    set_gradients(params, 1)
+    before = params[0].numpy()
+    with pytest.raises(ValueError, match=r"Careless\.update returned 1 arrays: expected p, trend"):
+        Careless(params, 0.1).step()
+    np.testing.assert_array_equal(params[0].numpy(), before)
+
+
+class Signs(optim.SGD):
+    """An SGD with another formula, and so without SGD's kernel."""
+
+    def update(self, p, g, *, lr):
+        return (p - lr * (2 * (g > 0) - 1),)
+
+
+def test_a_subclass_may_change_the_formula():
+    for p, old in zip(run(lambda ps: Signs(ps, 0.5), steps=1), parameters(), strict=True):
+        np.testing.assert_allclose(np.abs(p.numpy() - old.numpy()), 0.5)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("dtype", ["e", "f", "d"])
 def test_parameters_and_memory_keep_their_dtype(make, dtype):

@@ -1,8 +1,7 @@
 """tinybn: see where the gradient of batch normalization comes from, and check every digit of it."""
 
-import tinybn.on_cupy
-import tinybn.optim_on_cupy  # noqa: F401, these declare CuPy's kernels
-from tinybn import check, data, graph, nn, ops, optim
+import tinybn.on_cupy  # noqa: F401, it declares CuPy's kernels
+from tinybn import check, checkpoint, data, graph, nn, ops, optim
 from tinybn.autodiff import backward, grad
 from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
 from tinybn.fusion import fused
@@ -20,6 +19,7 @@ __all__ = [
     "Tensor",
     "backward",
     "check",
+    "checkpoint",
     "compile",
     "data",
     "detect_anomaly",

@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A data set in three parts: to learn from, to choose settings by, and to be judged by once."""
+    """A data set in three parts: to learn from, to choose settings with, and to report once."""
 
     name: str
     train: Part
@@ -48,16 +48,17 @@ def load(
     scale: bool = True,
     folder: Path | None = None,
 ) -> Dataset:
-    """A real data set, shuffled by `seed` and split.
+    """Load a real data set, shuffle it by a seed, and split it.
 
-    name: "digits" (1797 handwritten digits of 8 × 8 pixels, 10 classes), "wine" (178 wines, 13
-        measurements, 3 classes) or "breast_cancer" (569 tumours, 30 measurements, 2 classes), which
-        come with scikit-learn; or "fashion" (Fashion-MNIST: 70 000 pieces of clothing of 28 × 28
-        pixels, 10 classes; Xiao, Rasul & Vollgraf 2017, 1708.07747), its two parts taken together.
-    validation, test: the fractions that those parts get.
-    scale: divide pixels by 16 (fashion: 255); standardise measurements by the training part's mean
-        and deviation.
-    folder: where the files of "fashion" are; by default where Debian's package puts them.
+    Args:
+        name: "digits" (1797 handwritten digits of 8 × 8 pixels, 10 classes), "wine" (178 wines, 13
+            measurements, 3 classes) or "breast_cancer" (569 tumours, 30 measurements, 2 classes),
+            which scikit-learn ships; or "fashion" (70 000 pieces of clothing of 28 × 28 pixels, 10
+            classes; Xiao, Rasul & Vollgraf 2017, 1708.07747).
+        validation, test: The fractions of the examples that go to these parts.
+        scale: Divide pixels by the brightest one; standardize measurements by the training part's
+            mean and standard deviation.
+        folder: Where the files of "fashion" are; by default where Debian's package puts them.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data {name!r}: expected one of {', '.join(map(repr, NAMES))}")
@@ -73,12 +74,11 @@ def load(
             f"examples for each part and for training, got {validation} and {test}"
         )
     cuts = [sizes[0], sum(sizes)]
-    if scale:
-        if name in WHITE:
-            x = x / np.float32(WHITE[name])
-        else:
-            train = x[cuts[1] :]
-            x = (x - train.mean(axis=0)) / train.std(axis=0)
+    if scale and name in WHITE:
+        x = x / np.float32(WHITE[name])
+    elif scale:
+        train = x[cuts[1] :]
+        x = (x - train.mean(axis=0)) / train.std(axis=0)
     parts = map(Part, np.split(x.astype(np.float32, copy=False), cuts), np.split(y, cuts))
     test_part, validation_part, train_part = parts
     return Dataset(name, train_part, validation_part, test_part, x.shape[1], len(np.unique(y)))
@@ -97,16 +97,15 @@ def _sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    parts = []
+    """Both of its parts, one after the other."""
+    xs, ys = [], []
     for part in ("train", "t10k"):
-        x, y = (
-            read_idx(_find(folder, f"{part}-{what}-ubyte"))
-            for what in ("images-idx3", "labels-idx1")
-        )
+        x = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
+        y = read_idx(_find(folder, f"{part}-labels-idx1-ubyte"))
         if x.ndim != 3 or y.shape != x.shape[:1]:
             raise ValueError(f"{folder}: {part} has images {x.shape} and labels {y.shape}")
-        parts.append((x.reshape(len(x), -1), y))
-    xs, ys = zip(*parts, strict=True)
+        xs.append(x.reshape(len(x), -1))
+        ys.append(y)
     return np.concatenate(xs), np.concatenate(ys)
 
 
@@ -121,9 +120,13 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array of bytes in a file of the format IDX (that of MNIST), gzipped or not.
+    """Read an array of bytes from an IDX file, MNIST's format, gzipped or not.
 
-    0, 0, 8 (unsigned bytes), the number of axes; each axis as a big-endian uint32; then the bytes.
+    The format is 0, 0, 8 (for unsigned bytes), the number of axes; the length of each axis as a
+    big-endian uint32; then the bytes.
+
+    Raises:
+        ValueError: The file is damaged, or something else.
     """
     content = path.read_bytes()
     try:
@@ -139,10 +142,12 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 class Batches:
-    """Mini-batches (x[i], y[i]) of two arrays; every loop over it is one epoch.
+    """Mini-batches (x[i], y[i]) of two arrays; each loop over it is one epoch.
 
-    shuffle: in a new order each epoch, drawn from `rng`. drop_last: leave out a last, smaller batch
-    (batch norm can't train on a batch of one).
+    Args:
+        shuffle: Draw a new order for each epoch.
+        drop_last: Leave out a smaller last batch (batch norm can't train on a batch of one).
+        rng: Draws the orders; by default the generator that `tb.seed` restarts.
     """
 
     def __init__(
@@ -170,7 +175,7 @@ class Batches:
         self.rng = generator(rng)
 
     def __len__(self) -> int:
-        """The number of batches of an epoch."""
+        """The number of batches in an epoch."""
         full, rest = divmod(len(self.x), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 

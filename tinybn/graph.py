@@ -14,10 +14,11 @@ happened inside a layer is drawn as one box:
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from tinybn.nn.module import Module
 from tinybn.op import Node, Op, Primitive
@@ -27,35 +28,42 @@ PACKAGE = Path(__file__).parent.parent
 
 
 class Span(NamedTuple):
-    """A call of a layer: from when to when (see tensor.py), and what it is called."""
+    """A call of a layer.
+
+    Attributes:
+        start: The tick of the clock (see tensor.py) before it.
+        end: The tick after it.
+        label: The layer's repr.
+        own: The layer's parameters, which are not drawn.
+    """
 
     start: int
     end: int
     label: str
     own: frozenset[Tensor]
-    """Its parameters."""
+
+
+Names: TypeAlias = Mapping[str, Tensor] | None
+Spans: TypeAlias = Sequence[Span]
 
 
 @contextlib.contextmanager
 def layers(model: Module) -> Iterator[list[Span]]:
-    """Note when each layer of `model` (each Module without children) runs, inside of this block."""
+    """Note when each layer of `model` (each Module without children) runs inside this block."""
     spans: list[Span] = []
     inner = [module for module in model.modules() if not any(module.children())]
 
-    def noting(layer: Module) -> Any:
-        forward = layer.forward
-
-        @functools.wraps(forward)
-        def run(*args: Any) -> Tensor:
+    def noting(layer: Module, forward: Callable[..., Tensor]) -> Any:
+        def run(*args: Any, **keywords: Any) -> Tensor:
             start = tick()
-            y = forward(*args)
+            y = forward(*args, **keywords)
             spans.append(Span(start, tick(), repr(layer), frozenset(layer.parameters())))
             return y
 
         return run
 
     for layer in inner:
-        layer.forward = noting(layer)  # type: ignore[method-assign]
+        layer.forward = noting(layer, layer.forward)  # type: ignore[method-assign]
     try:
         yield spans
     finally:
@@ -64,166 +72,141 @@ def layers(model: Module) -> Iterator[list[Span]]:
 
 
 class Vertex(NamedTuple):
-    """A box of a picture: an op, a layer, or a leaf; inputs are the numbers of other boxes."""
+    """A box of a picture: an op, a layer or a leaf.
+
+    Attributes:
+        title: The name of the op or leaf, or the layer's repr.
+        array: The shape and dtype of its output.
+        rules: Where an op's gradient rules are; how many ops a layer has.
+        inputs: The numbers of the boxes that it reads.
+    """
 
     title: str
-    shape: tuple[int, ...]
-    dtype: str
+    array: str
     rules: str
     inputs: list[int]
 
 
-def vertices(
-    tensor: Tensor, *, names: Mapping[str, Tensor] | None = None, spans: Sequence[Span] = ()
-) -> list[Vertex]:
-    """The history of `tensor` as boxes, each after those that it is made of; `tensor` is the last.
+def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[Vertex]:
+    """The history of a Tensor as boxes: leaves first, each op after its inputs, the Tensor last.
 
-    names: of leaves, for example dict(model.named_parameters()). spans: see `layers`.
+    Args:
+        names: The names of leaves, such as `dict(model.named_parameters())`.
+        spans: What `layers` noted.
+
+    Raises:
+        RuntimeError: A backward pass has freed the graph.
     """
-    called = {t: name for name, t in (names or {}).items()}
-    root = _box(tensor._node or tensor, spans)
-    inside: dict[Any, list[Node]] = {}  # the nodes of each box
-    reads: dict[Any, dict[Any, None]] = {}  # what each box is made of, in order
-    stack: list[Any] = [tensor._node or tensor]
-    seen = set(stack)
-    while stack:
-        source = stack.pop()
-        box = _box(source, spans)
-        parts = reads.setdefault(box, {})
-        if isinstance(source, Tensor):
-            continue
-        inside.setdefault(box, []).append(source)
-        if source.sources is None:
-            raise RuntimeError(
-                f"the graph behind {source.op.name!r} was freed by a backward pass: draw it "
-                "before, or pass retain_graph=True"
-            )
-        for s in source.sources:
-            if s is None or (isinstance(box, Span) and s in box.own):
+    end = tensor._node or tensor
+    inside: dict[Any, list[Node]] = {}  # by box, oldest first
+    inputs: dict[Any, dict[Any, None]] = {} if isinstance(end, Node) else {end: {}}
+    for node in _history(end):
+        box = _box(node, spans)
+        inside.setdefault(box, []).append(node)
+        own = box.own if isinstance(box, Span) else ()
+        for source in node.sources or ():
+            if source is None or source in own or (part := _box(source, spans)) is box:
                 continue
-            if _box(s, spans) is not box:
-                parts[_box(s, spans)] = None
-            if s not in seen:
-                seen.add(s)
-                stack.append(s)
-    order = _sorted(root, reads)
+            inputs.setdefault(part, {})  # a leaf, which has none
+            inputs.setdefault(box, {})[part] = None
+        inputs.setdefault(box, {})
+    order = sorted(inputs, key=lambda box: not isinstance(box, Tensor))
     number = {box: i for i, box in enumerate(order)}
+    called = {t: name for name, t in (names or {}).items()}
     return [
-        _vertex(box, inside.get(box, []), [number[part] for part in reads[box]], called)
+        _vertex(box, inside.get(box, []), [number[part] for part in inputs[box]], called)
         for box in order
     ]
 
 
-def _box(source: Any, spans: Sequence[Span]) -> Any:
-    """What a node is drawn in: the span that it was recorded in, or itself."""
+def _history(end: Node | Tensor) -> list[Node]:
+    """The nodes that `end` was computed from, oldest first, and `end` itself."""
+    found = {end} if isinstance(end, Node) else set()
+    stack = list(found)
+    while stack:
+        node = stack.pop()
+        if node.sources is None:
+            raise RuntimeError(
+                f"the graph behind {node.op.name!r} was freed by a backward pass: draw it before, "
+                "or pass retain_graph=True"
+            )
+        new = {source for source in node.sources if isinstance(source, Node)} - found
+        found |= new
+        stack += new
+    return sorted(found, key=attrgetter("time"))
+
+
+def _box(source: Node | Tensor, spans: Spans) -> Any:
+    """What a node is drawn in: the span in which it was recorded, or itself."""
     if isinstance(source, Tensor):
         return source
     return next((s for s in spans if s.start < source.time < s.end), source)
 
 
-def _sorted(root: Any, reads: dict[Any, dict[Any, None]]) -> list[Any]:
-    """All boxes, each after those that it is made of."""
-    order: dict[Any, None] = {}
-    stack = [(root, False)]
-    while stack:
-        box, done = stack.pop()
-        if done:
-            order[box] = None
-        elif box not in order:
-            stack.append((box, True))
-            stack += [(part, False) for part in reversed(reads[box]) if part not in order]
-    return list(order)
-
-
 def _vertex(box: Any, nodes: list[Node], inputs: list[int], called: dict[Tensor, str]) -> Vertex:
+    last = box if isinstance(box, Tensor) else nodes[-1]
     if isinstance(box, Tensor):
-        title = called.get(box, "leaf" if box.requires_grad else "constant")
-        return Vertex(title, box.shape, str(box.dtype), "", inputs)
-    last = max(nodes, key=lambda node: node.time)
-    if isinstance(box, Span):
-        count = f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
-        return Vertex(box.label, last.shape, str(last.dtype), count, inputs)
-    return Vertex(last.op.name, last.shape, str(last.dtype), _where(last.op), inputs)
+        title, rules = called.get(box, "leaf" if box.requires_grad else "constant"), ""
+    elif isinstance(box, Span):
+        title, rules = box.label, f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
+    else:
+        title, rules = box.op.name, _where(box.op)
+    return Vertex(title, f"{last.shape} {last.dtype}", rules, inputs)
 
 
 def _where(op: Op) -> str:
     """The file and lines of an op's gradient rules: "tinybn/ops/elementwise.py:45, 46"."""
-    rules: Sequence[Any] = (
-        op.rules if isinstance(op, Primitive) else [getattr(op, "closed_form", None)]
-    )
-    codes = [rule.__code__ for rule in rules if hasattr(rule, "__code__")]
-    places: dict[str, list[str]] = {}
-    for code in codes:
-        path = Path(code.co_filename)
-        shown = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else Path(path.name)
-        lines = places.setdefault(shown.as_posix(), [])
-        if str(code.co_firstlineno) not in lines:
-            lines.append(str(code.co_firstlineno))
+    rules = op.rules if isinstance(op, Primitive) else [getattr(op, "closed_form", None)]
+    places: dict[str, dict[str, None]] = {}
+    for rule in rules:
+        if code := getattr(rule, "__code__", None):
+            path = Path(code.co_filename)
+            shown = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else Path(path.name)
+            places.setdefault(shown.as_posix(), {})[str(code.co_firstlineno)] = None
     return "; ".join(f"{file}:{', '.join(lines)}" for file, lines in places.items())
 
 
-def tree(
-    tensor: Tensor, *, names: Mapping[str, Tensor] | None = None, spans: Sequence[Span] = ()
-) -> str:
-    """The history of `tensor` as indented text, from the output back to the leaves.
+def tree(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
+    """The history of a Tensor as indented text, from the output back to the leaves.
 
-    What is read more than once is numbered, and shown whole the first time. Arguments: see
+    What is read more than once gets a number, and is shown in full the first time. Arguments: see
     `vertices`.
     """
     found = vertices(tensor, names=names, spans=spans)
-    readers = [0] * len(found)
-    for vertex in found:
-        for i in vertex.inputs:
-            readers[i] += 1
+    readers = Counter(i for vertex in found for i in vertex.inputs)
     lines: list[tuple[str, str]] = []
     shown: dict[int, int] = {}
-    stack = [(len(found) - 1, "", "")]
+    stack = [(len(found) - 1, "", "")]  # a box, what leads to it, and what leads its inputs
     while stack:
         i, lead, below = stack.pop()
-        title, shape, dtype, rules, inputs = found[i]
+        title, array, rules, inputs = found[i]
         again = i in shown
-        if readers[i] > 1 and inputs:
+        if inputs and readers[i] > 1:
             title = f"#{shown.setdefault(i, len(shown) + 1)} {title}"
-        lines.append((f"{lead}{title} {shape} {dtype}", "(see above)" if again else rules))
-        if again:
-            continue
-        for k, j in reversed(list(enumerate(inputs))):
-            last = k == len(inputs) - 1
-            stack.append(
-                (j, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
-            )
+        lines.append((f"{lead}{title} {array}", "(see above)" if again else rules))
+        for k, j in reversed([*enumerate(inputs, 1)] if not again else []):
+            branch, rest = ("└─ ", "   ") if k == len(inputs) else ("├─ ", "│  ")
+            stack.append((j, below + branch, below + rest))
     width = max(len(left) for left, _ in lines)
     return "\n".join(f"{left:<{width}}   {right}".rstrip() for left, right in lines)
 
 
-def mermaid(
-    tensor: Tensor, *, names: Mapping[str, Tensor] | None = None, spans: Sequence[Span] = ()
-) -> str:
-    """The history of `tensor` as a Mermaid flowchart. Arguments: see `vertices`."""
+def mermaid(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
+    """The history of a Tensor as a Mermaid flowchart. Arguments: see `vertices`."""
     lines = ["flowchart TD"]
     for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "<br>".join(_text(vertex)).replace('"', "#quot;")
+        text = "<br>".join(filter(None, vertex[:3])).replace('"', "#quot;")
         lines.append(f'  n{i}["{text}"]' if vertex.inputs else f'  n{i}(["{text}"])')
         lines += [f"  n{j} --> n{i}" for j in vertex.inputs]
     return "\n".join(lines)
 
 
-def dot(
-    tensor: Tensor, *, names: Mapping[str, Tensor] | None = None, spans: Sequence[Span] = ()
-) -> str:
-    """The history of `tensor` in Graphviz' language. Arguments: see `vertices`."""
+def dot(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
+    """The history of a Tensor in Graphviz' DOT language. Arguments: see `vertices`."""
     lines = ["digraph {", '  node [shape=box, fontname="sans-serif", fontsize=10]']
     for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "\\n".join(_text(vertex)).replace('"', '\\"')
+        text = "\\n".join(filter(None, vertex[:3])).replace('"', '\\"')
         style = "" if vertex.inputs else ", style=rounded"
         lines.append(f'  n{i} [label="{text}"{style}]')
         lines += [f"  n{j} -> n{i}" for j in vertex.inputs]
     return "\n".join([*lines, "}"])
-
-
-def _text(vertex: Vertex) -> list[str]:
-    return [
-        vertex.title,
-        f"{vertex.shape} {vertex.dtype}",
-        *([vertex.rules] if vertex.rules else []),
-    ]

@@ -1,6 +1,6 @@
-"""How weights begin: initialisers, and the random generator that layers share.
+"""How weights begin: initializers, and the random generator that layers share.
 
-An initialiser takes the shape (in, out) of a weight and a `numpy.random.Generator` and returns a
+An initializer takes the shape (in, out) of a weight and a `numpy.random.Generator`, and returns a
 float32 array. Numbers are always drawn on the host, so a seed gives the same weights everywhere.
 """
 
@@ -17,13 +17,13 @@ _shared = np.random.default_rng()
 
 
 def seed(n: int) -> None:
-    """Restart the generator that everything without an `rng=` of its own draws from."""
+    """Restart the generator that everything without its own `rng=` draws from."""
     global _shared
     _shared = np.random.default_rng(n)
 
 
 def generator(rng: np.random.Generator | None = None) -> np.random.Generator:
-    """`rng` itself, or the shared generator."""
+    """`rng` itself, or the shared generator for None; TypeError for anything else."""
     if rng is None:
         return _shared
     if not isinstance(rng, np.random.Generator):
@@ -35,7 +35,7 @@ def generator(rng: np.random.Generator | None = None) -> np.random.Generator:
 
 
 def he_normal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """N(0, 2 / in): keeps the size of activations through ReLU (He et al. 2015, section 2.2)."""
+    """N(0, 2 / in), which keeps activations' size through ReLU (He et al. 2015, section 2.2)."""
     return normal(np.sqrt(2 / max(shape[0], 1)))(shape, rng)
 
 
@@ -45,12 +45,12 @@ def xavier_uniform(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarr
 
 
 def fan_in_uniform(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """U(±1/√in): what PyTorch's Linear does by default (after LeCun et al. 1998, section 4.6)."""
+    """U(±1/√in), the default of PyTorch's Linear (after LeCun et al. 1998, section 4.6)."""
     return _uniform(1 / np.sqrt(max(shape[0], 1)), shape, rng)
 
 
 def normal(std: float) -> Initializer:
-    """N(0, std²), whatever the shape."""
+    """An initializer N(0, std²), whatever the shape."""
     if not std >= 0:
         raise ValueError(f"expected a standard deviation >= 0, got {std}")
     return lambda shape, rng: (std * rng.standard_normal(shape)).astype(np.float32)
@@ -60,19 +60,14 @@ def _uniform(bound: float, shape: tuple[int, int], rng: np.random.Generator) -> 
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
-INITIALIZERS: dict[str, Initializer] = {
-    "he": he_normal,
-    "xavier": xavier_uniform,
-    "default": fan_in_uniform,
-}
+INITIALIZERS = {"he": he_normal, "xavier": xavier_uniform, "default": fan_in_uniform}
 
 
 def initializer(choice: str | Initializer) -> Initializer:
-    """An initialiser by its name in INITIALIZERS; functions are passed on."""
+    """The initializer of that name in INITIALIZERS; a function is returned as it is."""
     if callable(choice):
         return choice
     if choice not in INITIALIZERS:
-        raise ValueError(
-            f"unknown init {choice!r}: expected a function or one of {[*INITIALIZERS]}"
-        )
+        known = [*INITIALIZERS]
+        raise ValueError(f"unknown init {choice!r}: expected a function or one of {known}")
     return INITIALIZERS[choice]

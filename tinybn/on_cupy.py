@@ -1,9 +1,8 @@
-"""What CuPy does in kernels of its own, since each saves launches: the norms and cross-entropy.
+"""CuPy's kernels for the norms, cross-entropy and the optimizers: each one saves launches.
 
-CuPy compiles a kernel when it first runs, once for each A, the dtype to compute in: the closed
-forms cast what is narrower than float32 before they come here. The formulas are theirs, see
-ops/fused.py. A batch norm takes five launches forward and backward, the other norms up to six,
-cross-entropy four.
+The formulas are those of ops/fused.py and optim.py. A batch norm takes five launches forward and
+backward, the other norms up to nine, cross-entropy four, a parameter's update one. CuPy compiles a
+kernel when it first runs, once per dtype: A is the dtype to compute in, at least float32.
 """
 
 from __future__ import annotations
@@ -13,11 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tinybn.backend import Array, when_cupy_is_used
+from tinybn.op import module_of
 from tinybn.ops import fused
 from tinybn.ops.fused import Layout, Moments
+from tinybn.optim import SGD, Adam
+from tinybn.optimizer import Arrays, replacements
 
 KERNELS: dict[str, Callable[[Any], Any]] = {}
-"""Every kernel by name: a function of the module `cupy` that makes it."""
+"""By name, a function of the module `cupy` that makes the kernel."""
 
 PAIR = """
 struct Pair {
@@ -31,31 +33,28 @@ __device__ Pair operator+(const Pair& a, const Pair& b) {
 """Two sums in one reduction."""
 
 
-def kernel(make: Callable[[Any], Any], name: str = "") -> Callable[[Any], Any]:
-    """Declare a kernel, given the function that makes it of `cupy` (also as a decorator)."""
-    KERNELS[name or make.__name__] = made = functools.cache(make)
-    return made
-
-
 def elementwise(name: str, inputs: str, outputs: str, code: str) -> Callable[[Any], Any]:
     """A kernel that runs `code` for each element."""
-    return kernel(lambda cupy: cupy.ElementwiseKernel(inputs, outputs, code, name), name)
+    how = inputs, outputs, code, name
+    KERNELS[name] = functools.cache(lambda cupy: cupy.ElementwiseKernel(*how))
+    return KERNELS[name]
 
 
 def reduction(name: str, inputs: str, outputs: str, pair: str, code: str) -> Callable[[Any], Any]:
     """A kernel that adds up `pair`, and then runs `code` on the sums, a.first and a.second."""
-    add = f"Pair({pair})", "a + b", code, "0", name
-    types: Any = {"reduce_type": "Pair", "preamble": PAIR}
-    return kernel(lambda cupy: cupy.ReductionKernel(inputs, outputs, *add, **types), name)
+    how = inputs, outputs, f"Pair({pair})", "a + b", code, "0", name, "Pair"
+    KERNELS[name] = functools.cache(lambda cupy: cupy.ReductionKernel(*how, preamble=PAIR))
+    return KERNELS[name]
 
 
 mean_of = reduction("mean_of", "A x, int64 n", "A mean", "x", "mean = a.first / n")
 moments_of = reduction(
     "moments_of",
-    "A x, A mu, int64 n, A eps, bool centred",
+    "A x, A mu, int64 n, float64 eps, bool centred",
     "A rest, A var, A r",
     "x - mu, (x - mu) * (x - mu)",
-    "rest = centred ? a.first / n : 0, var = a.second / n - rest * rest, r = 1 / sqrt(var + eps)",
+    "rest = centred ? a.first / n : 0, var = a.second / n - rest * rest, "
+    "r = 1 / sqrt(var + (A)eps)",
 )
 normalized = elementwise(
     "normalized",
@@ -70,7 +69,7 @@ sums_of = reduction(  # Σ g and Σ g x̂
     "dy * gamma, dy * gamma * ((x - mu - rest) * r)",
     "sum = a.first, dot = a.second",
 )
-slope_of = elementwise(  # γ is either inside of the sums or outside
+slope_of = elementwise(  # γ is inside the sums or outside
     "slope_of",
     "A dy, A inside, A outside, A x, A mu, A rest, A r, A sum, A dot, int64 n",
     "A dx",
@@ -89,6 +88,25 @@ slope_of_losses = elementwise(
     "A dz",
     "dz = (exp(z - largest) / total - (column == label)) * (g / n)",
 )
+sgd = elementwise(  # without momentum, v can be anything
+    "sgd",
+    "P p, G g, V v, float64 lr, float64 decay, float64 momentum, bool nesterov",
+    "P q, P w",
+    """typedef decltype(0.0f + P()) A;
+    A d = g + (A)decay * p, a = momentum == 0 ? d : (A)momentum * v + d;
+    q = p - (A)lr * (nesterov ? d + (A)momentum * a : a), w = a;""",
+)
+adam = elementwise(  # the decay is added to the gradient or, apart from it, to the direction
+    "adam",
+    "P p, G g, M m, V v, float64 lr, float64 correction1, float64 correction2, "
+    "float64 decay, float64 apart, float64 beta1, float64 beta2, float64 eps",
+    "P q, P n, P w",
+    """typedef decltype(0.0f + P()) A;
+    A d = g + (A)decay * p;
+    A a = (A)beta1 * m + (A)(1 - beta1) * d, b = (A)beta2 * v + (A)(1 - beta2) * (d * d);
+    A direction = (a / (A)correction1) / (sqrt(b / (A)correction2) + (A)eps);
+    q = p - (A)lr * (direction + (A)apart * p), n = a, w = b;""",
+)
 
 
 def _normalize(
@@ -104,18 +122,17 @@ def _normalize(
         mu = mean_of(xp)(x, n, **along) if layout.centred else 0.0
         moments_of(xp)(x, mu, n, eps, layout.centred, rest, var, r, **along)
         moments = Moments(mu, rest, var, r)
-    beta = 0.0 if beta is None else beta
-    return normalized(xp)(x, moments.mu, moments.rest, moments.r, _or_1(gamma), beta), moments
+    gamma, beta = _or(1.0, gamma), _or(0.0, beta)
+    return normalized(xp)(x, moments.mu, moments.rest, moments.r, gamma, beta), moments
 
 
 def _gradients(
     xp: Any, needed: Any, dy: Array, x: Array, gamma: Any, moments: Moments, layout: Layout
 ) -> tuple[Any, Any, Any]:
     mu, rest, _, r = moments
-    axis, shared, gamma = layout.axis, layout.shared, _or_1(gamma)
+    axis, shared, gamma = layout.axis, layout.shared, _or(1.0, gamma)
 
-    def sums(gamma: Any, axis: tuple[int, ...]) -> list[Array]:
-        """Arrays without `axis`, and no views, which a leaf would have to copy."""
+    def sums(gamma: Any, axis: tuple[int, ...]) -> list[Array]:  # no views: a leaf copies those
         shape = [n for i, n in enumerate(layout.shape) if i not in axis]
         found = [xp.empty(shape, r.dtype) for _ in range(2)]
         views = (a.reshape(layout.kept(axis)) for a in found)
@@ -129,16 +146,16 @@ def _gradients(
     if layout.fixed and needed[0]:
         dx = normalized(xp)(dy, 0.0, 0.0, r, gamma, 0.0)
     elif needed[0]:
-        split = (1.0, gamma) if leaves_sums else (gamma, 1.0)
+        inside, outside = (1.0, gamma) if leaves_sums else (gamma, 1.0)
         found = (dbeta, dgamma) if leaves_sums else sums(gamma, axis)
         total, dot = (a.reshape(layout.kept(axis)) for a in found)
         total = total if layout.centred else 0.0
-        dx = slope_of(xp)(dy, *split, x, mu, rest, r, total, dot, x.size // r.size)
+        dx = slope_of(xp)(dy, inside, outside, x, mu, rest, r, total, dot, x.size // r.size)
     return dx, dgamma, dbeta
 
 
-def _or_1(gamma: Any) -> Any:
-    return 1.0 if gamma is None else gamma
+def _or(number: float, param: Any) -> Any:
+    return number if param is None else param
 
 
 @functools.cache
@@ -160,8 +177,21 @@ def _softmax_loss_gradient(xp: Any, g: Array, z: Array, saved: Any) -> Array:
     return slope_of_losses(xp)(z, *saved, g, len(z))
 
 
+def _sgd(self: SGD, p: Array, g: Array, v: Any = None, *, lr: Any) -> Arrays:
+    momentum, old = (0.0, g) if v is None else (self.momentum, v)
+    q, w = sgd(module_of(p))(p, g, old, lr, self.weight_decay, momentum, self.nesterov)
+    return (q,) if v is None else (q, w)
+
+
+def _adam(self: Adam, p: Array, g: Array, m: Array, v: Array, **numbers: Any) -> Arrays:
+    decays = (0.0, self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
+    return adam(module_of(p))(p, g, m, v, *numbers.values(), *decays, *self.betas, self.eps)
+
+
 @when_cupy_is_used
 def _(cupy: Any) -> None:
+    replacements[SGD.update] = {cupy: _sgd}
+    replacements[Adam.update] = {cupy: _adam}
     fused.normalize.on(cupy, _normalize)
     fused.gradients.on(cupy, _gradients)
     fused.softmax_loss.on(cupy, _softmax_loss)

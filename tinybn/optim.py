@@ -1,156 +1,37 @@
-"""Optimizers: they read like the papers.
+"""SGD, Adam and AdamW as in their papers, learning-rate schedules, and clipping.
 
-An optimizer's `update` is a pure function of arrays: a step gives each parameter a new array, and
-changes neither the old one nor any gradient.
+`update` is a formula on arrays: it returns the new parameter and the new memory, and changes
+nothing. Optimizer, which calls it for every parameter, is in optimizer.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from tinybn import backend as backends
-from tinybn.backend import Array, replaceable
+from tinybn.backend import Array
 from tinybn.op import module_of
-from tinybn.schedule import Schedule, clip_grad_norm, cosine, step_decay, warmup
-from tinybn.tensor import Tensor
+from tinybn.optimizer import Arrays, Optimizer
+from tinybn.tensor import Tensor, wrap
 
 __all__ = [
     "SGD", "Adam", "AdamW", "Optimizer",
     "Schedule", "clip_grad_norm", "cosine", "step_decay", "warmup",
 ]  # fmt: skip
 
-Arrays: TypeAlias = tuple[Array, ...]
-Update = TypeVar("Update", bound=Callable[..., Arrays])
-
-
-def _replaceable(update: Update) -> Update:
-    """CuPy has kernels in place of an `update` of this file (optim_on_cupy.py)."""
-    return cast(Update, replaceable(update, library=lambda self, p, *_: module_of(p)))
-
-
-class Optimizer:
-    """Parameters, a learning rate, and what is remembered of each parameter.
-
-    A subclass defines `update`, names what that remembers in `memory`, and adds to `numbers` what
-    else changes from step to step. state: per parameter its "step", and its memory by name.
-    """
-
-    memory: tuple[str, ...] = ()
-    """The names of the arrays, shaped like the parameter and 0 at first, that `update` gets."""
-
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
-        self.params = list(params)
-        if not self.params:
-            raise ValueError("an optimizer needs at least one parameter, got none")
-        for i, p in enumerate(self.params):
-            if not isinstance(p, Tensor) or not p.requires_grad or p._node is not None:
-                raise ValueError(
-                    f"parameter {i} is not a leaf Tensor with requires_grad=True: {p!r}"
-                )
-        if len(set(self.params)) < len(self.params):
-            raise ValueError("a parameter was given twice: it would be updated twice a step")
-        if not 0 < lr < math.inf:
-            raise ValueError(f"expected a learning rate lr > 0, got {lr}")
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"expected weight_decay >= 0, got {weight_decay}")
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.state: list[dict[str, Any]] = [{} for _ in self.params]
-
-    def update(self, *arrays: Array, **numbers: Any) -> Arrays:
-        """update(p, g, *memory, **numbers): the new p and memory, given the gradient g.
-
-        A pure function of what it gets and of the optimizer's settings.
-        """
-        raise NotImplementedError
-
-    def numbers(self, step: Any) -> dict[str, Any]:
-        """The Python numbers of step 1, 2, … for `update`; made by + - * / ** alone."""
-        return {"lr": self.lr}
-
-    def step(self) -> None:
-        """One step for every parameter that has a gradient."""
-        ready = []
-        for i, p in enumerate(self.params):
-            if p.grad is None:
-                continue
-            if p.grad.shape != p.shape:
-                raise ValueError(f"parameter {i} is {p.shape}, but its gradient {p.grad.shape}")
-            ready.append((p, p.grad.data, self.state[i]))
-        before = None
-        for p, g, state in ready:
-            xp, dtype = module_of(g), p.dtype
-            if not state:
-                state.update(step=0, **{name: xp.zeros_like(p.data) for name in self.memory})
-            if state["step"] is not before:  # equal counts are one object, so numbers are made once
-                before = state["step"]
-                step, numbers = before + 1, self.numbers(before + 1)
-            memory = [state[name] for name in self.memory]
-            new = self.update(p.data, g, *memory, **numbers)
-            p.data, *memory = (xp.asarray(a, dtype) for a in new)  # no NumPy scalar, no wider dtype
-            state.update(zip(self.memory, memory, strict=True), step=step)
-
-    def zero_grad(self) -> None:
-        """Forget the gradients: each `.grad` becomes None."""
-        for p in self.params:
-            p.grad = None
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The learning rate and what is remembered ("0.step", "0.velocity", …), as NumPy arrays."""
-        state = {"lr": np.array(self.lr)}
-        for i, memory in enumerate(self.state):
-            for name, value in memory.items():
-                state[f"{i}.{name}"] = np.array(backends.move(value, "numpy"))
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the `state_dict` of an optimizer like this; nothing, if it does not fit."""
-        names = ("step", *self.memory)
-        known = [f"{i}.{name}" for i in range(len(self.params)) for name in names]
-        values = {full: np.asarray(state[full]) for full in ("lr", *known) if full in state}
-        problems = [f"unexpected: {full}" for full in sorted(state.keys() - values.keys())]
-        problems += [] if "lr" in state else ["no lr"]
-        problems += [w for full, value in values.items() if (w := self._misfit(full, value))]
-        for i in range(len(self.params)):
-            found = [name for name in names if f"{i}.{name}" in values]
-            if 0 < len(found) < len(names):
-                problems.append(f"parameter {i} has only {found}")
-        if problems:
-            raise ValueError("load_state_dict changed nothing: " + "; ".join(problems))
-        loaded: list[dict[str, Any]] = [{} for _ in self.params]
-        counts: dict[int, int] = {}  # equal counts are one object here, too
-        for full, value in values.items():
-            which, _, name = full.partition(".")
-            if name == "step":
-                loaded[int(which)][name] = counts.setdefault(int(value), int(value))
-            elif name:
-                p = self.params[int(which)]
-                loaded[int(which)][name] = backends.move(value.astype(p.dtype), p.backend)
-        self.lr, self.state = float(values["lr"]), loaded
-
-    def _misfit(self, full: str, value: np.ndarray) -> str | None:
-        """What is wrong with an entry of a `state_dict`, if anything is."""
-        i, _, name = full.partition(".")
-        shape = self.params[int(i)].shape if name in self.memory else ()
-        if value.shape != shape:
-            return f"{full}: expected shape {shape}, got {value.shape}"
-        if value.dtype.kind not in "fiu":
-            return f"{full}: expected numbers, got dtype {value.dtype}"
-        if full == "lr" and not 0 <= value < math.inf:
-            return f"lr: expected a learning rate >= 0, got {value}"
-        if name == "step" and not (value >= 1 and float(value).is_integer()):
-            return f"{full}: expected a count of steps, got {value}"
-        return None
-
 
 class SGD(Optimizer):
-    """v ← momentum · v + g, p ← p - lr · v; with nesterov, p ← p - lr · (g + momentum · v).
+    """Stochastic gradient descent, with momentum if wanted.
 
-    weight_decay adds weight_decay · p to g. Source: Sutskever et al. 2013, section 2.
+        v ← momentum · v + g
+        p ← p - lr · v        or, with nesterov, p ← p - lr · (g + momentum · v)
+
+    weight_decay adds weight_decay · p to g.
+
+    Source: Sutskever, Martens, Dahl & Hinton 2013, section 2 (Nesterov 1983), with lr outside of v.
     """
 
     def __init__(
@@ -170,24 +51,30 @@ class SGD(Optimizer):
         self.nesterov = nesterov
         self.memory = ("velocity",) if momentum else ()
 
-    @_replaceable
     def update(self, p: Array, g: Array, v: Array = None, *, lr: Any) -> Arrays:
         if self.weight_decay:
             g = g + self.weight_decay * p
         if v is None:
             return (p - lr * g,)
         v = self.momentum * v + g
-        return p - lr * (g + self.momentum * v if self.nesterov else v), v
+        direction = g + self.momentum * v if self.nesterov else v
+        return p - lr * direction, v
 
 
 class Adam(Optimizer):
-    """m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², p ← p - lr · m̂ / (√v̂ + ε), bias-corrected.
+    """Steps in units of the gradient's own size, from running means of g and g².
 
-    m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ). weight_decay adds weight_decay · p to g.
-    Source: Kingma & Ba 2015, algorithm 1.
+        m ← β₁ m + (1 - β₁) g         m̂ = m / (1 - β₁ᵗ)
+        v ← β₂ v + (1 - β₂) g²        v̂ = v / (1 - β₂ᵗ)
+        p ← p - lr · m̂ / (√v̂ + ε)
+
+    weight_decay adds weight_decay · p to g. Every parameter counts its own steps t.
+
+    Source: Kingma & Ba 2015 (1412.6980), algorithm 1.
     """
 
     memory = ("m", "v")
+    decoupled: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -209,31 +96,31 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         return {"lr": self.lr, "correction1": 1 - beta1**step, "correction2": 1 - beta2**step}
 
-    @_replaceable
     def update(
-        self, p: Array, g: Array, m: Array, v: Array, *, lr: Any, **corrections: Any
+        self, p: Array, g: Array, m: Array, v: Array, *, lr: Any, correction1: Any, correction2: Any
     ) -> Arrays:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
-        direction, m, v = self.direction(g, m, v, **corrections)
-        return p - lr * direction, m, v
-
-    def direction(
-        self, g: Array, m: Array, v: Array, *, correction1: Any, correction2: Any
-    ) -> Arrays:
-        """m̂ / (√v̂ + ε), and the new m and v."""
         beta1, beta2 = self.betas
+        if self.weight_decay and not self.decoupled:
+            g = g + self.weight_decay * p
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * (g * g)
-        m_hat, v_hat = m / correction1, v / correction2
-        return m_hat / (module_of(g).sqrt(v_hat) + self.eps), m, v
+        m_hat = m / correction1
+        v_hat = v / correction2
+        direction = m_hat / (module_of(g).sqrt(v_hat) + self.eps)
+        if self.weight_decay and self.decoupled:
+            direction = direction + self.weight_decay * p
+        return p - lr * direction, m, v
 
 
 class AdamW(Adam):
-    """Adam with the decay apart from the gradient: p ← p - lr · (m̂ / (√v̂ + ε) + weight_decay · p).
+    """Adam whose weight decay is decoupled from the gradient.
 
-    Source: Loshchilov & Hutter 2019, algorithm 2.
+        p ← p - lr · (m̂ / (√v̂ + ε) + weight_decay · p)
+
+    Source: Loshchilov & Hutter 2019 (1711.05101), algorithm 2.
     """
+
+    decoupled = True
 
     def __init__(
         self,
@@ -245,9 +132,80 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    @_replaceable
-    def update(
-        self, p: Array, g: Array, m: Array, v: Array, *, lr: Any, **corrections: Any
-    ) -> Arrays:
-        direction, m, v = self.direction(g, m, v, **corrections)
-        return p - lr * (direction + self.weight_decay * p), m, v
+
+Factor: TypeAlias = Callable[[int], float]
+
+
+class Schedule:
+    """Sets `optimizer.lr` to its first value times factor(t), where t counts calls of `step`.
+
+    schedule = Schedule(optimizer, warmup(100, cosine(1000)))
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
+        self.optimizer = optimizer
+        self.factor = factor
+        self.base_lr = optimizer.lr
+        self.t = 0
+        optimizer.lr = self.base_lr * factor(0)
+
+    def step(self) -> None:
+        """Go on to the next t."""
+        self.t += 1
+        self.optimizer.lr = self.base_lr * self.factor(self.t)
+
+
+def step_decay(every: int, factor: float = 0.1) -> Factor:
+    """A factor for `Schedule`: factor to the power ⌊t / every⌋."""
+    if every < 1 or not factor > 0:
+        raise ValueError(f"step_decay: expected every >= 1, factor > 0, got {every}, {factor}")
+    return lambda t: factor ** (t // every)
+
+
+def cosine(total: int, floor: float = 0.0) -> Factor:
+    """A factor for `Schedule`: from 1 along half a cosine to `floor` at t = total, then constant.
+
+    Source: Loshchilov & Hutter 2017 (1608.03983), equation 5, without restarts.
+    """
+    if total < 1 or not 0 <= floor <= 1:
+        raise ValueError(f"cosine: expected total >= 1, 0 <= floor <= 1, got {total}, {floor}")
+    return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, total) / total)) / 2
+
+
+def warmup(steps: int, after: Factor | None = None, start: float = 0.0) -> Factor:
+    """A factor for `Schedule`: from `start` in a line to 1 at t = steps, then after(t - steps)."""
+    if steps < 1 or not 0 <= start <= 1:
+        raise ValueError(f"warmup: expected steps >= 1, 0 <= start <= 1, got {steps}, {start}")
+
+    def factor(t: int) -> float:
+        if t < steps:
+            return start + (1 - start) * t / steps
+        return after(t - steps) if after else 1.0
+
+    return factor
+
+
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by one factor, min(1, max_norm / (norm + 1e-6)).
+
+    Returns:
+        The norm √Σ g² of all gradients together, before scaling.
+
+    Raises:
+        ValueError: max_norm is not positive, or no parameter has a gradient.
+
+    Source: Pascanu, Mikolov & Bengio 2013 (1211.5063), algorithm 1; the 1e-6 is PyTorch's.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm: expected max_norm > 0, got {max_norm}")
+    params = [p for p in params if p.grad is not None]
+    if not params:
+        raise ValueError("clip_grad_norm: no parameter has a gradient: call backward() first")
+    gradients = [p.grad.data for p in params if p.grad is not None]
+    xp = module_of(gradients[0])
+    wide = (g.astype(np.float32) if g.dtype == np.float16 else g for g in gradients)
+    norm = xp.sqrt(sum((g * g).sum() for g in wide))  # no stack: its copies come from the host
+    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = wrap(g * factor.astype(g.dtype))
+    return wrap(xp.asarray(norm))

@@ -154,3 +154,11 @@ def test_cupys_own_arrays_and_what_has_their_dlpack_make_tensors():
     array[0, 0] = 7
     np.testing.assert_array_equal(t.numpy(), np.arange(6, dtype=np.float32).reshape(2, 3))
     np.testing.assert_array_equal(cupy.from_dlpack(tb.tensor(array)).get(), array.get())
+
+
+def test_gradients_move_with_their_module_whatever_the_default_backend():
+    with tb.use_backend("numpy"):
+        model = nn.Linear(2, 3)
+        model(np.ones((4, 2), np.float32)).sum().backward()
+        model.to("cupy")
+        assert [p.grad.backend for p in model.parameters()] == ["cupy", "cupy"]

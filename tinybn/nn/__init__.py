@@ -1,23 +1,10 @@
-"""Layers: ops with parameters."""
+"""Layers: ops with parameters, and what puts them together."""
 
 from tinybn.nn.layers import MLP, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
 from tinybn.nn.module import Module
 from tinybn.nn.norm import NORMS, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 __all__ = [
-    "MLP",
-    "NORMS",
-    "BatchNorm",
-    "Dropout",
-    "Flatten",
-    "GroupNorm",
-    "InstanceNorm",
-    "LayerNorm",
-    "Linear",
-    "Module",
-    "RMSNorm",
-    "ReLU",
-    "Sequential",
-    "Sigmoid",
-    "Tanh",
-]
+    "MLP", "NORMS", "BatchNorm", "Dropout", "Flatten", "GroupNorm", "InstanceNorm", "LayerNorm",
+    "Linear", "Module", "RMSNorm", "ReLU", "Sequential", "Sigmoid", "Tanh",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Linear, activations, and putting layers together. Arguments are PyTorch's where it has them."""
+"""Linear, activations, and networks made of layers. Arguments are PyTorch's where it has them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinybn.tensor import Input, Tensor
 
 
 class Sequential(Module):
-    """The layers one after another."""
+    """Call the layers one after another."""
 
     def __init__(self, *layers: Module) -> None:
         for i, layer in enumerate(layers):
@@ -26,25 +26,32 @@ class Sequential(Module):
         self.layers = layers
 
     def children(self) -> Iterator[tuple[str, Module]]:
+        """The layers, named "0", "1", …"""
         return ((str(i), layer) for i, layer in enumerate(self.layers))
 
     def forward(self, x: Input) -> Tensor:
         for layer in self.layers:
-            x = layer.forward(x)  # as layer(x), without a detour
+            x = layer(x)
         return x
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
 
     def __getitem__(self, i: int) -> Module:
         return self.layers[i]
 
 
 class Linear(Module):
-    """x @ weight + bias: (…, in_features) to (…, out_features).
+    """x @ weight + bias: from (…, in_features) to (…, out_features).
 
-    weight is (in, out); bias (out,) begins at 0.
-    init: "default" (as PyTorch's), "he", "xavier", or a function of tinybn.init.
+    `weight` is (in, out); `bias` is (out,) and begins at 0.
+
+    Args:
+        init: "default" (as in PyTorch), "he", "xavier", or a function such as those of init.py.
+        rng: Draws the weight; by default the generator that `tb.seed` restarts.
     """
 
     def __init__(
@@ -90,7 +97,7 @@ class Sigmoid(Module):
 
 
 class Flatten(Module):
-    """(N, …) to (N, product of the rest)."""
+    """From (N, …) to (N, product of the rest)."""
 
     def forward(self, x: Input) -> Tensor:
         if x.ndim < 1:
@@ -101,7 +108,9 @@ class Flatten(Module):
 class Dropout(Module):
     """In training, set each value to 0 with probability p and divide the others by 1 - p.
 
-    Source: Srivastava et al. 2014, section 4 (here inverted, so that evaluation does nothing).
+    The division keeps the mean, so evaluation does nothing.
+
+    Source: Srivastava et al. 2014 (JMLR 15), section 4, which scales in evaluation instead.
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
@@ -118,7 +127,7 @@ class Dropout(Module):
         def keep() -> np.ndarray:
             return (generator(rng).random(shape) >= p).astype(dtype)
 
-        return x * (drawn(module_of(x), keep, x.shape, x.dtype) / (1 - p))
+        return x * (drawn(module_of(x), keep, shape, dtype) / (1 - p))
 
     def __repr__(self) -> str:
         return f"Dropout({self.p})"
@@ -128,13 +137,17 @@ ACTIVATIONS: dict[str, Callable[[], Module]] = {"relu": ReLU, "tanh": Tanh, "sig
 
 
 class MLP(Sequential):
-    """Linear–norm–activation for every hidden layer, and a Linear at the end.
+    """Linear, norm and activation for each hidden layer, and a Linear at the end.
 
-    sizes: features of the input, of each hidden layer, and of the output.
-    norm: None or "none", a name in NORMS ("group" has 4 groups), or a function: width to Module.
-    activation: a name in ACTIVATIONS. init, rng: as for Linear.
+    No Linear before batch norm has a bias: subtracting the mean would remove it.
 
-    There is no bias before batch norm: the mean takes it away again, so its gradient would be 0.
+    Args:
+        sizes: Features of the input, of each hidden layer, and of the output.
+        norm: None, "none", a name in `NORMS` ("group" has 4 groups), or a function from width to
+            Module.
+        activation: "relu", "tanh" or "sigmoid".
+        init: As for `Linear`.
+        rng: As for `Linear`.
     """
 
     def __init__(

@@ -1,9 +1,12 @@
-"""The normalization layers: an op of ops/norm.py each, with its gamma and beta."""
+"""The normalization layers: an op of ops/norm.py each, with its gamma and beta.
+
+Arguments are PyTorch's. `eps` is added to the variance; gamma begins at 1 and beta at 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,21 +16,59 @@ from tinybn.nn.module import Module, at_least_1, parameter
 from tinybn.tensor import Input, Tensor, tensor
 
 
-class BatchNorm(Module):
-    """Batch norm of (N, C) or (N, C, …) per channel (ops.batch_norm), with running statistics.
+class Norm(Module):
+    """What all norms share: eps, and gamma and beta, which are None if they are not wanted."""
 
-    In training x is normalized by its own mean and biased variance, and running statistics follow:
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """The attributes that `repr` shows."""
+
+    def __init__(self, shape: tuple[int, ...], eps: float, gamma: bool, beta: bool) -> None:
+        if not eps >= 0:
+            raise ValueError(f"expected eps >= 0, got {eps}")
+        self.eps = eps
+        self.gamma = parameter(1.0, shape) if gamma else None
+        self.beta = parameter(0.0, shape) if beta else None
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(str(getattr(self, name)) for name in self.sizes)
+        return f"{type(self).__name__}({sizes})"
+
+    def check_channels(self, x: Input, channels: int) -> None:
+        """Raise ValueError unless x is (N, channels, …)."""
+        shape = x.shape
+        if len(shape) < 2 or shape[1] != channels:
+            raise ValueError(
+                f"{self}: expected x of shape (N, {channels}) or (N, {channels}, …), got {shape}"
+            )
+
+    def axes(self, x: Input, last: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes of x that have the lengths `last`; ValueError unless they are its last ones."""
+        if x.shape[-len(last) :] != last:
+            expected = ", ".join(map(str, last))
+            raise ValueError(f"{self}: expected x of shape (…, {expected}), got {x.shape}")
+        return tuple(range(-len(last), 0))
+
+
+class BatchNorm(Norm):
+    """Normalize each channel of (N, C) or (N, C, …) over the batch and space (`ops.batch_norm`).
+
+    In training the batch's own mean and biased variance are used, and the running statistics
+    follow them, with the unbiased variance:
 
         running = (1 - momentum) · running + momentum · new
 
-    where the new variance is the unbiased one. momentum=None averages all batches alike. In
-    evaluation the running statistics take the batch's place.
+    In evaluation the running statistics are used instead.
 
-    affine: whether there are gamma and beta. track_running_stats=False: evaluation uses the batch's
-    own statistics, too. Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
+    Args:
+        momentum: The weight of the new batch; None averages all batches equally.
+        affine: Whether there are gamma and beta.
+        track_running_stats: If False, evaluation uses the batch's own statistics, too.
+
+    Source: Ioffe & Szegedy 2015 (1502.03167), algorithms 1 and 2.
     """
 
     buffers = ("running_mean", "running_var", "num_batches_tracked")
+    sizes = ("num_features",)
 
     def __init__(
         self,
@@ -37,20 +78,17 @@ class BatchNorm(Module):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> None:
-        shape = (at_least_1("num_features", num_features),)
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"BatchNorm: expected 0 <= momentum <= 1 or None, got {momentum}")
-        self.eps = _not_negative(eps)
+        self.num_features = n = at_least_1("num_features", num_features)
+        super().__init__((n,), eps, affine, affine)
         self.momentum = momentum
-        self.gamma = parameter(1.0, shape) if affine else None
-        self.beta = parameter(0.0, shape) if affine else None
-        self.running_mean = tensor(np.zeros(shape, np.float32)) if track_running_stats else None
-        self.running_var = tensor(np.ones(shape, np.float32)) if track_running_stats else None
+        self.running_mean = tensor(np.zeros(n, np.float32)) if track_running_stats else None
+        self.running_var = tensor(np.ones(n, np.float32)) if track_running_stats else None
         self.num_batches_tracked = 0 if track_running_stats else None
-        self.num_features = num_features
 
     def forward(self, x: Input) -> Tensor:
-        _check_channels(self, x, self.num_features)
+        self.check_channels(x, self.num_features)
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         if mean is None or var is None or count is None:
             return ops.batch_norm(x, self.gamma, self.beta, eps=self.eps)
@@ -68,12 +106,29 @@ class BatchNorm(Module):
         var.data = (1 - momentum) * var.data + momentum * unbiased * new_var
         return y
 
-    def __repr__(self) -> str:
-        return f"BatchNorm({self.num_features})"
+
+def _statistics(x: Input, saved: Any, dtype: np.dtype) -> tuple[Array, Array]:
+    """Each channel's mean and biased variance: from the closed form or, without it, from x."""
+    if saved:
+        moments = saved.moments
+        mean, var = (moments.mu + moments.rest).reshape(-1), moments.var.reshape(-1)
+    else:
+        array = x.data if isinstance(x, Tensor) else x
+        axis = (0, *range(2, x.ndim))
+        mean, var = ops.mean(array, axis), ops.var(array, axis)
+    return mean.astype(dtype, copy=False), var.astype(dtype, copy=False)
 
 
-class LayerNorm(Module):
-    """Layer norm over the last axes, of shape `normalized_shape` (ops.layer_norm)."""
+class LayerNorm(Norm):
+    """Normalize each sample over its last axes, of shape `normalized_shape` (`ops.layer_norm`).
+
+    Args:
+        elementwise_affine: Whether there are gamma and, unless bias=False, beta.
+
+    Source: Ba, Kiros & Hinton 2016 (1607.06450), section 3.
+    """
+
+    sizes = ("normalized_shape",)
 
     def __init__(
         self,
@@ -82,21 +137,21 @@ class LayerNorm(Module):
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
-        self.normalized_shape = _shape(normalized_shape)
-        self.eps = _not_negative(eps)
-        self.gamma = parameter(1.0, self.normalized_shape) if elementwise_affine else None
-        self.beta = parameter(0.0, self.normalized_shape) if elementwise_affine and bias else None
+        self.normalized_shape = shape = _shape(normalized_shape)
+        super().__init__(shape, eps, elementwise_affine, elementwise_affine and bias)
 
     def forward(self, x: Input) -> Tensor:
-        axis = _fitting_axes(self, x, self.normalized_shape)
+        axis = self.axes(x, self.normalized_shape)
         return ops.layer_norm(x, self.gamma, self.beta, axis=axis, eps=self.eps)
 
-    def __repr__(self) -> str:
-        return f"LayerNorm({self.normalized_shape})"
 
+class RMSNorm(Norm):
+    """Divide each sample by √(mean(x²) + ε) over its last axes (`ops.rms_norm`).
 
-class RMSNorm(Module):
-    """RMS norm over the last axes, of shape `normalized_shape` (ops.rms_norm)."""
+    Source: Zhang & Sennrich 2019 (1910.07467), section 4.
+    """
+
+    sizes = ("normalized_shape",)
 
     def __init__(
         self,
@@ -104,59 +159,53 @@ class RMSNorm(Module):
         eps: float = 1e-5,
         elementwise_affine: bool = True,
     ) -> None:
-        self.normalized_shape = _shape(normalized_shape)
-        self.eps = _not_negative(eps)
-        self.gamma = parameter(1.0, self.normalized_shape) if elementwise_affine else None
+        self.normalized_shape = shape = _shape(normalized_shape)
+        super().__init__(shape, eps, elementwise_affine, False)
 
     def forward(self, x: Input) -> Tensor:
-        axis = _fitting_axes(self, x, self.normalized_shape)
+        axis = self.axes(x, self.normalized_shape)
         return ops.rms_norm(x, self.gamma, axis=axis, eps=self.eps)
 
-    def __repr__(self) -> str:
-        return f"RMSNorm({self.normalized_shape})"
 
+class GroupNorm(Norm):
+    """Normalize each sample of (N, C, …) over groups of channels and space (`ops.group_norm`).
 
-class GroupNorm(Module):
-    """Group norm of (N, C) or (N, C, …) in `num_groups` groups of channels (ops.group_norm)."""
+    Source: Wu & He 2018 (1803.08494), section 3.1.
+    """
+
+    sizes = ("num_groups", "num_channels")
 
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True
     ) -> None:
-        shape = (at_least_1("num_channels", num_channels),)
-        if num_channels % at_least_1("num_groups", num_groups):
+        self.num_groups = at_least_1("num_groups", num_groups)
+        self.num_channels = at_least_1("num_channels", num_channels)
+        if num_channels % num_groups:
             raise ValueError(
                 f"GroupNorm: {num_groups} groups do not divide {num_channels} channels evenly"
             )
-        self.num_groups = int(num_groups)
-        self.num_channels = shape[0]
-        self.eps = _not_negative(eps)
-        self.gamma = parameter(1.0, shape) if affine else None
-        self.beta = parameter(0.0, shape) if affine else None
+        super().__init__((self.num_channels,), eps, affine, affine)
 
     def forward(self, x: Input) -> Tensor:
-        _check_channels(self, x, self.num_channels)
+        self.check_channels(x, self.num_channels)
         return ops.group_norm(x, self.num_groups, self.gamma, self.beta, eps=self.eps)
 
-    def __repr__(self) -> str:
-        return f"GroupNorm({self.num_groups}, {self.num_channels})"
 
+class InstanceNorm(Norm):
+    """Normalize each channel of each sample of (N, C, L, …) over space (`ops.instance_norm`).
 
-class InstanceNorm(Module):
-    """Instance norm of (N, C, L), (N, C, H, W), … (ops.instance_norm); without gamma by default."""
+    Source: Ulyanov, Vedaldi & Lempitsky 2016 (1607.08022), section 2.
+    """
+
+    sizes = ("num_features",)
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
-        shape = (at_least_1("num_features", num_features),)
-        self.num_features = num_features
-        self.eps = _not_negative(eps)
-        self.gamma = parameter(1.0, shape) if affine else None
-        self.beta = parameter(0.0, shape) if affine else None
+        self.num_features = at_least_1("num_features", num_features)
+        super().__init__((self.num_features,), eps, affine, affine)
 
     def forward(self, x: Input) -> Tensor:
-        _check_channels(self, x, self.num_features)
+        self.check_channels(x, self.num_features)
         return ops.instance_norm(x, self.gamma, self.beta, eps=self.eps)
-
-    def __repr__(self) -> str:
-        return f"InstanceNorm({self.num_features})"
 
 
 NORMS: dict[str, Callable[[int], Module]] = {
@@ -165,45 +214,11 @@ NORMS: dict[str, Callable[[int], Module]] = {
     "group": lambda width: GroupNorm(4, width),
     "rms": RMSNorm,
 }
-
-
-def _statistics(x: Any, saved: Any, dtype: np.dtype) -> tuple[Array, Array]:
-    """Each channel's mean and biased variance: what batch_norm saved (None: see x), as `dtype`."""
-    if saved is None:
-        x = x.data if isinstance(x, Tensor) else x
-        axis = (0, *range(2, x.ndim))
-        mean, var = ops.mean(x, axis), ops.var(x, axis)
-    else:
-        moments = saved.moments
-        mean, var = (moments.mu + moments.rest).reshape(-1), moments.var.reshape(-1)
-    return mean.astype(dtype, copy=False), var.astype(dtype, copy=False)
+"""By name, a function that makes the norm of a width."""
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    shape = (
-        tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-    )
-    if not shape:
+    lengths = normalized_shape if isinstance(normalized_shape, Sequence) else [normalized_shape]
+    if not lengths:
         raise ValueError("normalized_shape: expected at least one axis, got ()")
-    return tuple(at_least_1("normalized_shape", n) for n in shape)
-
-
-def _check_channels(layer: Module, x: Any, channels: int) -> None:
-    shape = x.shape
-    if len(shape) < 2 or shape[1] != channels:
-        raise ValueError(
-            f"{layer}: expected x of shape (N, {channels}) or (N, {channels}, …), got {shape}"
-        )
-
-
-def _fitting_axes(layer: Module, x: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if x.shape[-len(shape) :] != shape:
-        expected = ", ".join(map(str, shape))
-        raise ValueError(f"{layer}: expected x of shape (…, {expected}), got {x.shape}")
-    return tuple(range(-len(shape), 0))
-
-
-def _not_negative(eps: float) -> float:
-    if not eps >= 0:
-        raise ValueError(f"expected eps >= 0, got {eps}")
-    return eps
+    return tuple(at_least_1("normalized_shape", n) for n in lengths)
