@@ -117,7 +117,8 @@ def _normalize(
         mu, var = given
         moments = Moments(mu, 0.0, var, 1 / xp.sqrt(var + eps))
     else:
-        rest, var, r = (xp.empty(layout.kept(layout.axis), x.dtype) for _ in range(3))
+        kept = [1 if i in layout.axis else n for i, n in enumerate(layout.shape)]
+        rest, var, r = (xp.empty(kept, x.dtype) for _ in range(3))
         n = x.size // r.size
         mu = mean_of(xp)(x, n, **along) if layout.centred else 0.0
         moments_of(xp)(x, mu, n, eps, layout.centred, rest, var, r, **along)
@@ -135,7 +136,7 @@ def _gradients(
     def sums(gamma: Any, axis: tuple[int, ...]) -> list[Array]:  # no views: a leaf copies those
         shape = [n for i, n in enumerate(layout.shape) if i not in axis]
         found = [xp.empty(shape, r.dtype) for _ in range(2)]
-        views = (a.reshape(layout.kept(axis)) for a in found)
+        views = (xp.expand_dims(a, axis) for a in found)
         sums_of(xp)(dy, gamma, x, mu, rest, r, *views, axis=axis, keepdims=True)
         return found
 
@@ -148,7 +149,7 @@ def _gradients(
     elif needed[0]:
         inside, outside = (1.0, gamma) if leaves_sums else (gamma, 1.0)
         found = (dbeta, dgamma) if leaves_sums else sums(gamma, axis)
-        total, dot = (a.reshape(layout.kept(axis)) for a in found)
+        total, dot = (xp.expand_dims(a, axis) for a in found)
         total = total if layout.centred else 0.0
         dx = slope_of(xp)(dy, inside, outside, x, mu, rest, r, total, dot, x.size // r.size)
     return dx, dgamma, dbeta

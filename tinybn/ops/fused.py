@@ -1,8 +1,8 @@
 """The closed forms: each norm, linear and cross-entropy as one node of the graph.
 
 Each equals the composition of primitive ops that it names; tests and `make compare` check that
-number by number. For its gradients, a norm keeps its input and a few numbers per channel or row,
-and computes x̂ again. CuPy replaces what is `replaceable` by kernels (on_cupy.py).
+number by number. A norm keeps its input and a few numbers per channel or row for its gradients, and
+computes x̂ again. CuPy replaces what is `replaceable` by kernels (on_cupy.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from tinybn.ops import checks, linalg, loss, norm
 from tinybn.ops.norm import in_groups, per_channel, scale, scale_and_shift
 from tinybn.summation import add_up, average
 
-__all__ = [
-    "batch_norm", "cross_entropy", "group_norm", "instance_norm", "layer_norm", "linear",
-    "rms_norm",
-]  # fmt: skip
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+__all__ += ["cross_entropy", "linear"]
 
 # A norm is a choice of axes, with n values along them: x̂ = (x - μ) r, r = 1/√(σ² + ε), y = γ x̂ + β.
 # With g = γ dy, three paths lead from x̂ to x: directly, through μ, and through σ². The gradient of
@@ -34,14 +32,10 @@ __all__ = [
 
 
 class Layout(NamedTuple):
-    """A norm's choice of axes.
+    """A norm's choice of axes: x, in this `shape`, is normalized along `axis`.
 
-    Attributes:
-        shape: x is seen in this shape,
-        axis: and normalized along these axes.
-        shared: all elements along these axes have the same γ and β.
-        centred: whether μ is subtracted.
-        fixed: whether μ and σ² are constants.
+    shared: all elements along these axes have the same γ and β. centred: whether μ is subtracted.
+    fixed: whether μ and σ² are constants.
     """
 
     shape: tuple[int, ...]
@@ -52,10 +46,6 @@ class Layout(NamedTuple):
 
     def mean(self, a: Array) -> Array:
         return average(a, self.axis, True)
-
-    def kept(self, axis: tuple[int, ...]) -> list[int]:
-        """The shape of a sum along `axis` that broadcasts against x."""
-        return [1 if i in axis else n for i, n in enumerate(self.shape)]
 
     def view(self, a: Array) -> Array:
         """x, or its gradient, in this shape."""
@@ -228,7 +218,7 @@ def _(xp: Any, needed: Any, dy: Array, saved: Any, x: Array, weight: Array, bias
 
 @replaceable
 def softmax_loss(xp: Any, z: Array, labels: Any) -> tuple[Array, Any]:
-    """The loss, and what its gradient needs."""
+    """The loss, and what its gradient needs: p and hot."""
     hot = xp.asarray(labels)[:, None] == xp.arange(z.shape[1])
     d = z - z.max(axis=1, keepdims=True)
     e = xp.exp(d)
@@ -241,7 +231,7 @@ def softmax_loss(xp: Any, z: Array, labels: Any) -> tuple[Array, Any]:
 def softmax_loss_gradient(xp: Any, g: Array, z: Array, saved: Any) -> Array:
     """dz."""
     p, hot = saved
-    return (p - hot) * (g / z.shape[0])
+    return (p - hot) * (g / len(z))
 
 
 @fused(composition=loss.cross_entropy)
