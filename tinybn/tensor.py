@@ -93,8 +93,8 @@ class Tensor(Methods):
             raise TypeError(f"data must be an array, got {type(array).__name__}")
         if self._node is not None:
             raise ValueError("the data of an op's output can't be set: detach() it first")
-        if self._tracked:
-            _check_differentiable(array.dtype)
+        if self._tracked and array.dtype.kind != "f":
+            raise _not_differentiable(array.dtype)
         self._data = array
         self._changed = tick()
 
@@ -107,8 +107,8 @@ class Tensor(Methods):
     def requires_grad(self, wanted: bool) -> None:
         if self._node is not None and not wanted:
             raise ValueError("the output of a recorded op always requires grad: use detach()")
-        if wanted:
-            _check_differentiable(self._data.dtype)
+        if wanted and self.dtype.kind != "f":
+            raise _not_differentiable(self.dtype)
         self._tracked = bool(wanted)
 
     @property
@@ -218,9 +218,8 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return getattr(value, "shape", ())
 
 
-def _check_differentiable(dtype: np.dtype) -> None:
-    if dtype.kind != "f":
-        raise TypeError(
-            f"only floating-point Tensors can require gradients, this one is {dtype}: "
-            "give dtype=np.float32"
-        )
+def _not_differentiable(dtype: np.dtype) -> TypeError:
+    return TypeError(
+        f"only floating-point Tensors can require gradients, this one is {dtype}: "
+        "give dtype=np.float32"
+    )
