@@ -19,7 +19,7 @@ from tinybn.program import program, without_dead
 sympy = pytest.importorskip("sympy")
 
 from tinybn.check.algebra import EPS, Algebra  # noqa: E402
-from tinybn.check.symbolic import Symbolic, filled, run  # noqa: E402
+from tinybn.check.symbolic import filled, run, symbolic  # noqa: E402
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -255,7 +255,7 @@ def test_recentre_is_the_identity_on_what_is_centred():
         return recentre(d, 0), d
 
     algebra = Algebra(7)
-    x = filled({"x": (3, 2)}, algebra.free[1:])["x"].view(Symbolic)
+    x = symbolic(algebra, filled({"x": (3, 2)}, algebra.free[1:])["x"])
     recentred, d = run(program(step, np.zeros((3, 2)), passes=without_dead), [x])
     assert all(algebra.is_zero(a - b) for a, b in zip(recentred.flat, d.flat, strict=True))
     assert not any(algebra.is_zero(a - b) for a, b in zip(d.flat, x.flat, strict=True))

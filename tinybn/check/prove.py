@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinybn.autodiff import grad
-from tinybn.check.algebra import EPS, Algebra, Element
+from tinybn.check.algebra import EPS, Algebra, Polynomial
 from tinybn.check.compare import fused_op
-from tinybn.check.symbolic import Symbolic, filled, run
+from tinybn.check.symbolic import filled, run, symbolic
 from tinybn.fusion import Fused, FusedOp
 from tinybn.modes import use_fused
 from tinybn.program import Program, program, without_dead
@@ -132,7 +132,7 @@ class Methods:
             self.shapes |= {w: self.shapes[x] for w, x in zip(ws, self.names, strict=True)}
         self.algebra = Algebra(1 + sum(math.prod(shape) for shape in self.shapes.values()))
         symbols = filled(self.shapes, self.algebra.free[1:])
-        self.symbols = {name: a.view(Symbolic) for name, a in symbols.items()}
+        self.symbols = {name: symbolic(self.algebra, a) for name, a in symbols.items()}
 
     def step(self, arrays: Mapping[str, Any], order: int) -> list[Any]:
         """The output, or the gradients of Σ w · (the results one order below)."""
@@ -164,14 +164,14 @@ class Methods:
     def by_sympy(self, order: int, below: Sequence[Any]) -> list[Any]:
         """By differentiation of the results one order below."""
         pairs = zip(below, self.weights[order - 1], strict=True)
-        total = self.algebra.element(sum((y * self.symbols[w]).sum().item() for y, w in pairs))
+        total = sum((y * self.symbols[w]).sum() for y, w in pairs).item()
         xs = {name: self.symbols[name] for name in self.names}
         slopes = (self.algebra.derivative(total, x) for array in xs.values() for x in array.flat)
         return [*filled({name: array.shape for name, array in xs.items()}, slopes).values()]
 
     def difference(
         self, found: Mapping[str, list[Any]]
-    ) -> tuple[int, tuple[int, ...], dict[str, Element]] | None:
+    ) -> tuple[int, tuple[int, ...], dict[str, Polynomial]] | None:
         """Where two methods first differ: in which result, at which index, and what each gives."""
         (ours, results), *others = found.items()
         for other, expected in others:
@@ -180,13 +180,13 @@ class Methods:
                     shapes = f"{a.shape} by the {ours} and {b.shape} by the {other}"
                     raise ValueError(f"{self.op.name}: the shape of result {i} is {shapes}")
                 for index in np.ndindex(a.shape):
-                    sides = {ours: a[index], other: b[index]}
-                    if not self.algebra.is_zero(self.algebra.element(a[index] - b[index])):
-                        return i, index, sides
+                    left, right = (self.algebra.polynomial(side[index]) for side in (a, b))
+                    if not self.algebra.is_zero(left - right):
+                        return i, index, {ours: left, other: right}
         return None
 
     def counterexample(
-        self, order: int, i: int, index: tuple[int, ...], sides: Mapping[str, Element]
+        self, order: int, i: int, index: tuple[int, ...], sides: Mapping[str, Polynomial]
     ) -> Counterexample | None:
         """Small integers, as many of them 0 as possible, that tell the two sides apart.
 
@@ -199,7 +199,7 @@ class Methods:
             numbers = self.algebra.numbers(free)
             if numbers is None:
                 return None
-            found = {method: self.algebra.element(e).at(numbers) for method, e in sides.items()}
+            found = {m: self.algebra.polynomial(p).as_expr(*numbers) for m, p in sides.items()}
             a, b = found.values()
             return found if abs((a - b).evalf(30)) > 1e-20 else None
 
