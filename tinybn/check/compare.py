@@ -150,7 +150,7 @@ def compare(
     measured = rows("numpy", below, "composition", run(below, "numpy", False), unlimited)
     lost = [max(r.max_ulp for r in measured if r.order == k) for k in range(orders + 1)]
     table: list[Row] = []
-    for dtype in map(np.dtype, dtypes):
+    for dtype in [np.dtype(name) for name in dtypes]:
         for backend in backends:
             for method, closed in (("composition", False), ("fused", True)):
                 limits = [_limit(dtype, closed, k, lost[k]) for k in range(orders + 1)]
@@ -211,15 +211,12 @@ def _row(
     order, name, value, scale = exact
     if found.shape != value.shape or found.dtype != dtype:
         got = f"got {found.dtype} {found.shape}, expected {dtype} {value.shape}"
-        return Row(*head, order, name, *[np.nan] * 4, limit, got)
+        return Row(*head, order, name, np.nan, np.nan, np.nan, np.nan, limit, got)
     error = np.abs(found - value)
-    worst, largest = float(error.max()), float(np.abs(value).max())
-    unit = float(np.finfo(dtype).eps) * (scale or 1.0)
-    median = float(np.median(error)) / unit
+    worst, median = float(error.max()), float(np.median(error))
+    rel, unit = worst / (_largest(value) or 1.0), float(np.finfo(dtype).eps) * (scale or 1.0)
     verdict = "ok" if worst <= limit * unit else "MISS"
-    return Row(
-        *head, order, name, worst, worst / (largest or 1.0), worst / unit, median, limit, verdict
-    )
+    return Row(*head, order, name, worst, rel, worst / unit, median / unit, limit, verdict)
 
 
 def _differences(
@@ -263,25 +260,28 @@ def _reference(
     below by the largest element of x: a gradient that is zero in exact arithmetic has no other.
     """
     found: list[Exact] = []
-    below: dict[str, float] = {}
+    below = [0.0] * len(xs)
     for order in range(orders + 1):
         terms: dict[Any, float] = {}
 
         def see(c: Contribution, terms: dict[Any, float] = terms) -> None:
             if not isinstance(c.value, Tensor):  # otherwise it is recorded: of a lower order
                 passed = terms.get(c.node, 0.0) if c.node.op.name in SHIFTS else 0.0
-                size = float(np.abs(c.value).max())
-                terms[c.source] = max(terms.get(c.source, 0.0), size, passed)
+                terms[c.source] = max(terms.get(c.source, 0.0), _largest(c.value), passed)
 
         with use_fused(False), watch(see):
             values = by_autodiff(fn, xs, weights, order)[-1]
-        floors = [0.0]
-        if order:
-            floors = [
-                max(terms.get(x, 0.0), below.get(name, 0.0) / (float(np.abs(x.numpy()).max()) or 1.0))
-                for name, x in zip(names, xs, strict=True)
-            ]
-        scales = [max(float(np.abs(v).max()), f) for v, f in zip(values, floors, strict=True)]
-        below = dict(zip(names, scales, strict=True)) if order else {}
-        found += map(Exact, [order] * len(values), names if order else ["output"], values, scales)
+        if order == 0:
+            found.append(Exact(0, "output", values[0], _largest(values[0])))
+            continue
+        floors = [b / (_largest(x.numpy()) or 1.0) for b, x in zip(below, xs, strict=True)]
+        found += (
+            Exact(order, name, value, max(_largest(value), terms.get(x, 0.0), floor))
+            for name, value, x, floor in zip(names, values, xs, floors, strict=True)
+        )
+        below = [exact.scale for exact in found[-len(xs) :]]
     return found
+
+
+def _largest(array: Any) -> float:
+    return float(np.abs(array).max())

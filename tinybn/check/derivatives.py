@@ -7,17 +7,16 @@ of arrays per order: [[v], [w for each input], …].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinybn.autodiff import grad
-from tinybn.ops import multiply
-from tinybn.ops import sum as total
 from tinybn.tensor import Tensor
 
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 Weights: TypeAlias = Sequence[Sequence[Floats]]
 
 STEPS = 40
@@ -27,11 +26,16 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def draw_weights(
-    rng: np.random.Generator, v: Floats | tuple[int, ...], xs: Sequence[Tensor], orders: int
+    rng: np.random.Generator,
+    v: Floats | tuple[int, ...],
+    xs: Sequence[Tensor | Floats],
+    orders: int,
 ) -> list[list[Floats]]:
     """Random weights for derivatives up to `orders`, with this v, or a random one of this shape."""
-    first = rng.standard_normal(v) if isinstance(v, tuple) else v
-    return [[first], *([rng.standard_normal(x.shape) for x in xs] for _ in range(orders - 1))]
+    weights: list[list[Floats]] = [[rng.standard_normal(v) if isinstance(v, tuple) else v]]
+    for _ in range(orders - 1):
+        weights.append([rng.standard_normal(x.shape) for x in xs])
+    return weights
 
 
 def leaves(arrays: Sequence[Floats], backend: str = "numpy") -> list[Tensor]:
@@ -39,29 +43,38 @@ def leaves(arrays: Sequence[Floats], backend: str = "numpy") -> list[Tensor]:
     return [Tensor(a, requires_grad=True, backend=backend) for a in arrays]
 
 
+def derivatives(
+    fn: Callable[..., Tensor], xs: Sequence[Tensor], weights: Sequence[Sequence[Any]], orders: int
+) -> Iterator[list[Tensor]]:
+    """[fn(x)], then the gradients of s₁, s₂, … up to `orders`: one for each of the leaves xs."""
+    values = [fn(*xs)]
+    yield values
+    for k in range(orders):
+        scalars = [
+            (v * Tensor(w, dtype=v.dtype, backend=v.backend)).sum()
+            for v, w in zip(values, weights[k], strict=True)
+            if v.requires_grad
+        ]
+        found: Sequence[Tensor | None] = [None] * len(xs)  # if the order below depends on nothing
+        if scalars:
+            found = grad(scalars, xs, create_graph=k + 1 < orders, allow_unused=True)
+        values = [x.detach() * 0 if g is None else g for x, g in zip(xs, found, strict=True)]
+        yield values
+
+
 def by_autodiff(
     fn: Callable[..., Tensor], xs: Sequence[Tensor], weights: Weights, orders: int
 ) -> list[list[Floats]]:
-    """[fn(x)] (order 0), then the gradients of s₁, s₂, … up to `orders`, as arrays on the host.
+    """The derivatives of all orders, as arrays on the host.
 
     The gradients are NaN if fn is not finite: outside of the domain a rule may still give a number,
     as 1/x does for log.
     """
-    values: list[Any] = [fn(*xs)]
-    found = [[values[0].numpy()]]
-    if orders and not np.isfinite(found[0][0]).all():
-        return found + [[np.full(x.shape, np.nan) for x in xs]] * orders
-    for k in range(orders):
-        scalar = None
-        for value, weight in zip(values, weights[k], strict=True):
-            if value is not None and value.requires_grad:
-                weighted = multiply(value, Tensor(weight, dtype=value.dtype, backend=value.backend))
-                scalar = total(weighted) if scalar is None else scalar + total(weighted)
-        values = [None] * len(xs)  # if the order below depends on nothing
-        if scalar is not None:
-            values = list(grad(scalar, xs, create_graph=k + 1 < orders, allow_unused=True))
-        pairs = zip(values, xs, strict=True)
-        found.append([np.zeros(x.shape, x.dtype) if v is None else v.numpy() for v, x in pairs])
+    found: list[list[Floats]] = []
+    for values in derivatives(fn, xs, weights, orders):
+        found.append([v.numpy() for v in values])
+        if not np.isfinite(found[0][0]).all():
+            return found + [[np.full(x.shape, np.nan) for x in xs]] * orders
     return found
 
 
@@ -144,7 +157,8 @@ def _extrapolated(
             if bound < error:
                 value, error = row[-1], bound
         previous = row
-        sides.append((right, *sorted((down / left, up / right))))
+        slopes = down / left, up / right
+        sides.append((right, min(slopes), max(slopes)))
         if error < 2 * rounding and len(sides) > 3:
             break  # smaller steps could only make it worse
     if _is_kink(sides, bulk):
