@@ -429,7 +429,7 @@ def test_compare_has_a_column_for_what_is_proved(capsys, monkeypatch, wrong):
     table = compare_gradients.summary([(case.label, row) for row in rows], proofs)
     header, _, *lines = table.splitlines()
     assert header.split()[-1] == "proved"
-    assert [line.split("ok")[1].strip() for line in lines] == ["n = 2, 3, 4"] * 2 + ["–"]
+    assert [line.split("ok")[1].strip() for line in lines] == ["n = 2, 3, 4"] * 2 + ["-"]
     monkeypatch.setitem(sys.modules, "sympy", None)
     assert compare_gradients.proofs(["linear"], 1) == {}
 

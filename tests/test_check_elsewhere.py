@@ -1,0 +1,83 @@
+"""Checks work where longdouble is float64, and where the terminal's encoding is not UTF-8."""
+
+import io
+import os
+import subprocess
+import sys
+
+import compare_gradients
+import numpy as np
+import prove as prove_command
+import pytest
+
+from tinybn.check import explain_batch_norm
+
+AS_FLOAT64 = """
+import numpy
+numpy.longdouble = numpy.float64
+import compare_gradients
+raise SystemExit(compare_gradients.main())
+"""
+
+
+@pytest.mark.host("the command compares all backends anyway")
+@pytest.mark.parametrize("op", ["cross_entropy", "rms_norm"])
+def test_the_comparison_passes_where_longdouble_is_float64_and_says_so(op, tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", AS_FLOAT64, "--op", op, "--no-plot", "--out", tmp_path],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "composition in float64 (eps = 2e-16)" in found.stdout
+    assert "Here numpy.longdouble is no more precise than float64." in found.stdout
+    assert "results are right" in found.stdout
+
+
+def test_the_legend_is_silent_where_the_reference_is_more_precise(monkeypatch):
+    for dtype, silent in ((np.dtype(np.float16), False), (np.dtype(np.float64), False)):
+        monkeypatch.setattr(compare_gradients, "EXACT", dtype)
+        assert ("no more precise" not in compare_gradients.legend()) is silent
+    if np.finfo(np.longdouble).eps < np.finfo(np.float64).eps:
+        monkeypatch.setattr(compare_gradients, "EXACT", np.dtype(np.longdouble))
+        assert "no more precise" not in compare_gradients.legend()
+
+
+@pytest.fixture(params=["ascii", "cp1252"])
+def terminal(request, monkeypatch):
+    """Standard output that raises UnicodeEncodeError for what the encoding lacks."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=request.param, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+
+
+@pytest.mark.parametrize("command", [compare_gradients, prove_command])
+def test_help_can_be_printed_everywhere(terminal, command):
+    with pytest.raises(SystemExit) as status:
+        command.main(["--help"])
+    assert status.value.code == 0
+
+
+@pytest.mark.parametrize("rows", [[], ["--rows"]])
+def test_comparisons_can_be_printed_everywhere(terminal, tmp_path, rows):
+    arguments = ["--op", "linear", "--orders", "1", "--no-plot", "--out", str(tmp_path), *rows]
+    assert compare_gradients.main(arguments) == 0
+
+
+def test_proofs_and_counterexamples_can_be_printed_everywhere(terminal, planted):
+    pytest.importorskip("sympy")
+    assert prove_command.main(["--op", "linear", "--n", "2", "--orders", "1"]) == 0
+    op = planted(
+        lambda x: x * x,
+        lambda xp, x: (x + x, ()),
+        lambda xp, needed, g, saved, x: (g,),
+    )
+    (claim,) = prove_command.prove(op, [np.zeros(1)])
+    assert claim.counterexample
+    print(claim)
+
+
+def test_explanations_can_be_printed_everywhere(terminal):
+    for n in (3, 64):
+        print(explain_batch_norm(np.arange(2.0 * n).reshape(n, 2), np.ones((n, 2))))
