@@ -9,14 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinybn.check.derivatives import (
-    Floats,
-    Weights,
-    by_autodiff,
-    by_differences,
-    draw_weights,
-    leaves,
-)
+from tinybn.check.derivatives import Floats, by_autodiff, by_differences, draw_weights, leaves
 from tinybn.fusion import FUSED, Fused, FusedOp
 from tinybn.modes import use_fused, watch
 from tinybn.tensor import Tensor
@@ -37,19 +30,11 @@ It returns what derivatives.by_autodiff returns: [[output], [gradient of each in
 class Row(NamedTuple):
     """How far one result of one method is from the reference.
 
-    Attributes:
-        op: The name of the fused op.
-        backend: "numpy" or "cupy"; "" for a rival.
-        dtype: The dtype of the inputs.
-        method: "fused", "composition", "differences" or a rival's name.
-        order: The order of the derivative; 0 is the output itself.
-        input: The input that the gradient belongs to; "output" at order 0.
-        max_abs: The largest error.
-        max_rel: The same as a fraction of the largest element.
-        max_ulp: The same in units of ε times the scale of the result (see `_reference`).
-        median_ulp: The median error in these units.
-        limit: The largest max_ulp that is right.
-        verdict: "ok", or what is wrong; "" for a rival, which is only shown.
+    method is "fused", "composition", "differences" or the name of a rival; order 0 is the output.
+    max_abs is the largest error, and max_rel the same as a fraction of the largest element. max_ulp
+    and median_ulp are in units of ε times the scale of the result (see `_reference`), and limit is
+    the largest max_ulp that is right. verdict is "ok", or what is wrong. Rivals have no backend and
+    no verdict ("").
     """
 
     op: str
@@ -141,7 +126,7 @@ def compare(
 
     with use_fused(False):
         shape = fn(*leaves(arrays)).shape
-    weights = draw_weights(rng or np.random.default_rng(0), shape, arrays, max(orders, 1))
+    weights = draw_weights(rng or np.random.default_rng(0), shape, arrays, orders)
     weights = [[w.astype(F32) for w in ws] for ws in weights]
     reference = _reference(fn, names, leaves([a.astype(EXACT) for a in arrays]), weights, orders)
 
@@ -159,9 +144,14 @@ def compare(
             found = rival([a.astype(dtype) for a in arrays], weights, orders)
             shown = rows("", dtype, method, found, unlimited)
             table += [row._replace(verdict="") for row in shown]
-    if differences:
-        xs = leaves([a.astype(F64) for a in arrays])
-        table += _differences(fused.name, fn, names, xs, weights, reference)
+    xs = leaves([a.astype(F64) for a in arrays])
+    for exact in reference[1:] if differences else ():
+        with use_fused(False):
+            estimate = by_differences(fn, xs, weights, names.index(exact.input), exact.order)
+        head = fused.name, "numpy", "float64", "differences"
+        row = _row(head, estimate.value, exact, F64, np.inf)
+        off, tolerance = estimate.compare(exact.value, exact.scale)
+        table.append(row._replace(verdict="ok" if (off <= tolerance).all() else "MISS"))
     return table
 
 
@@ -219,27 +209,6 @@ def _row(
     return Row(*head, order, name, worst, rel, worst / unit, median / unit, limit, verdict)
 
 
-def _differences(
-    op: str,
-    fn: Callable[..., Tensor],
-    names: Sequence[str],
-    xs: Sequence[Tensor],
-    weights: Weights,
-    reference: Sequence[Exact],
-) -> list[Row]:
-    """Derivatives by finite differences beside the reference."""
-    table = []
-    for exact in reference:
-        if exact.order:
-            with use_fused(False):
-                i = names.index(exact.input)
-                estimate = by_differences(fn, xs, weights, i, exact.order)
-            row = _row((op, "numpy", str(F64), "differences"), estimate.value, exact, F64, np.inf)
-            off, tolerance = estimate.compare(exact.value, exact.scale)
-            table.append(row._replace(verdict="ok" if (off <= tolerance).all() else "MISS"))
-    return table
-
-
 SHIFTS = {"add", "subtract", "negative", "reshape", "expand_dims", "squeeze", "transpose"}
 """Ops that change only the shape or the sign of a gradient."""
 
@@ -248,7 +217,7 @@ def _reference(
     fn: Callable[..., Tensor],
     names: Sequence[str],
     xs: Sequence[Tensor],
-    weights: Weights,
+    weights: list[list[Floats]],
     orders: int,
 ) -> list[Exact]:
     """The results of the composition, in the dtype of xs.

@@ -26,16 +26,11 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def draw_weights(
-    rng: np.random.Generator,
-    v: Floats | tuple[int, ...],
-    xs: Sequence[Tensor | Floats],
-    orders: int,
+    rng: np.random.Generator, shape: tuple[int, ...], xs: Sequence[Tensor | Floats], orders: int
 ) -> list[list[Floats]]:
-    """Random weights for derivatives up to `orders`, with this v, or a random one of this shape."""
-    weights: list[list[Floats]] = [[rng.standard_normal(v) if isinstance(v, tuple) else v]]
-    for _ in range(orders - 1):
-        weights.append([rng.standard_normal(x.shape) for x in xs])
-    return weights
+    """Random weights for derivatives up to `orders` of a function whose output has this shape."""
+    shapes = [[shape], *[[x.shape for x in xs]] * (orders - 1)]
+    return [[rng.standard_normal(shape) for shape in level] for level in shapes]
 
 
 def leaves(arrays: Sequence[Floats], backend: str = "numpy") -> list[Tensor]:

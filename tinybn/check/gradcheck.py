@@ -51,14 +51,14 @@ def gradcheck(
         raise ValueError(f"gradcheck: expected an order of 1, 2, …, got {order!r}")
     xs = _checked_inputs(inputs)
     y = _checked_output(fn, xs)
-    v: Floats | tuple[int, ...] = y.shape
+    weights = draw_weights(rng or np.random.default_rng(0), y.shape, xs, order)
     if cotangent is not None:
         v = Tensor(cotangent, dtype=np.float64, backend="numpy").numpy()
         if v.shape != y.shape:
             raise ValueError(
                 f"gradcheck: expected a cotangent of shape {y.shape}, as fn's output, got {v.shape}"
             )
-    weights = draw_weights(rng or np.random.default_rng(0), v, xs, order)
+        weights[0] = [v]
     found = by_autodiff(fn, xs, weights, order)
     for k in range(1, order + 1):
         for i, g in enumerate(found[k]):

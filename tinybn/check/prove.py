@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 from tinybn.check.algebra import EPS, Algebra, Polynomial
 from tinybn.check.compare import fused_op, is_float
 from tinybn.check.derivatives import derivatives, leaves
-from tinybn.check.symbolic import filled, run, symbolic
+from tinybn.check.symbolic import each, filled, run, symbolic
 from tinybn.fusion import Fused, FusedOp
 from tinybn.modes import use_fused
 from tinybn.program import Program, program, without_dead
@@ -36,12 +36,8 @@ from tinybn.tensor import Tensor
 
 
 class Counterexample(NamedTuple):
-    """Where two methods differ.
-
-    Attributes:
-        inputs: Arrays of integers by name, with ε as "eps".
-        element: An element of a result, such as d_x[0, 1].
-        values: What each method gives for it, as exact numbers of SymPy.
+    """Inputs (integers, ε as "eps") for which two methods differ in an element of a result, such as
+    d_x[0, 1], and its values by each method: exact numbers of SymPy.
     """
 
     inputs: dict[str, np.ndarray]
@@ -55,15 +51,9 @@ class Counterexample(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """All methods agree at this order, on inputs of these shapes.
+    """All methods agree at this order, on inputs of these names and shapes.
 
-    Attributes:
-        op: The name of the fused op.
-        inputs: Names and shapes.
-        order: The order of the derivative; 0 is the output itself.
-        seconds: The time it took.
-        proved: Whether the claim holds for all numbers.
-        counterexample: None if the claim is proved, or if none was found.
+    The claim is proved for all numbers, refuted by a counterexample, or neither.
     """
 
     op: str
@@ -128,12 +118,7 @@ def prove(
 
 
 class _Methods:
-    """A fused op and its derivatives by each method, as arrays of symbols.
-
-    names: the op's inputs. weights: the names of the arrays that multiply the results of each order
-    before the next derivative is taken. shapes: those of all symbols. integers: arrays that stay
-    numbers.
-    """
+    """A fused op and its derivatives by each method, as arrays of symbols."""
 
     def __init__(
         self, op: FusedOp, inputs: Sequence[Any], static: Mapping[str, Any], orders: int
@@ -142,9 +127,9 @@ class _Methods:
         if "eps" in inspect.signature(op.call).parameters:
             self.static["eps"] = EPS
         self.shapes = {x: np.shape(a) for x, a in zip(self.names, inputs, strict=True)}
-        self.shapes |= {name: a.shape for name, a in static.items() if is_float(a)}
-        self.integers = {name: a for name, a in static.items() if hasattr(a, "shape")}
-        self.integers = {x: a for x, a in self.integers.items() if x not in self.shapes}
+        arrays = {name: a for name, a in static.items() if hasattr(a, "shape")}
+        self.integers = {name: a for name, a in arrays.items() if not is_float(a)}
+        self.shapes |= {name: a.shape for name, a in arrays.items() if is_float(a)}
         self.inputs = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
         self.weights = [["dy"], *([f"w{k}_{x}" for x in self.names] for k in range(1, orders))]
         self.shapes["dy"] = self.record(0).outputs[0].shape
@@ -182,9 +167,8 @@ class _Methods:
         """By differentiation of the results one order below."""
         pairs = zip(below, self.weights[order - 1], strict=True)
         total = sum((y * self.symbols[w]).sum() for y, w in pairs).item()
-        xs = {name: self.symbols[name] for name in self.names}
-        slopes = (self.algebra.derivative(total, x) for array in xs.values() for x in array.flat)
-        return [*filled({name: array.shape for name, array in xs.items()}, slopes).values()]
+        xs = [self.symbols[name] for name in self.names]
+        return [each(lambda x: self.algebra.derivative(total, x), array) for array in xs]
 
     def difference(
         self, found: Mapping[str, list[Any]]
