@@ -129,7 +129,7 @@ def legend() -> str:
     ]
     if eps >= np.finfo(np.float64).eps:
         lines += [
-            "Here numpy.longdouble is no more precise than float64. So in float64 the composition is",
+            "Here numpy.longdouble is no more precise than float64: in float64 the composition is",
             "compared with itself (0), and the closed form with a result as inexact as its own.",
         ]
     return "\n".join(lines)
