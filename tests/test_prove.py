@@ -335,6 +335,17 @@ def test_comparisons_are_refused(planted):
         prove(op, [np.zeros(2)])
 
 
+@pytest.mark.parametrize("index", [[0, 0], slice(1)])
+def test_gradients_of_indexing_are_refused(planted, index):
+    op = planted(
+        lambda x: x[index].sum(),
+        lambda xp, x: (x[index].sum(), ()),
+        lambda xp, needed, g, saved, x: (x * 0,),
+    )
+    with pytest.raises(TypeError, match=r"of symbols|not 'PolyElement'"):
+        prove(op, [np.zeros(2)])
+
+
 def test_powers_that_are_not_whole_are_refused(planted):
     op = planted(
         lambda x: x**0.5,

@@ -18,20 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 Polynomial: TypeAlias = Any
 """SymPy's PolyElement, which has no types."""
 
 EPS = 0.0009765629656612873
 """Programs are recorded with this eps, which occurs nowhere else: it is read as the symbol ε."""
-
-
-class Meaning(NamedTuple):
-    """What a symbol stands for. kind: a name from the table above. of: the v, or several."""
-
-    kind: str
-    of: tuple[Polynomial, ...]
 
 
 VALUES: dict[str, Callable[..., Any]] = {
@@ -48,7 +41,8 @@ class Algebra:
     """Symbols and what they stand for.
 
     The first `free` symbols stand for any number; the very first is ε. Programs add symbols with a
-    meaning as they need them, and then `ring`, SymPy's polynomials in all symbols, grows.
+    meaning as they need them: one of the kinds above, and the v that it is a function of (several,
+    of a peak). Then `ring`, SymPy's polynomials in all symbols, grows.
     """
 
     def __init__(self, free: int) -> None:
@@ -61,7 +55,7 @@ class Algebra:
         self.new_ring: Callable[[int], Any] = lambda n: PolyRing(symbols(f"s:{n}"), QQ)
         self.ring: Any = self.new_ring(free)
         self.free: list[Polynomial] = [*self.ring.gens]
-        self.meanings: dict[int, Meaning] = {}
+        self.meanings: dict[int, tuple[str, tuple[Polynomial, ...]]] = {}
 
     def polynomial(self, number: Any) -> Polynomial:
         """A polynomial in today's ring.
@@ -81,16 +75,14 @@ class Algebra:
 
     def symbol(self, kind: str, *of: Polynomial) -> Polynomial:
         """The symbol with this meaning; equal arguments share one, but each peak gets its own."""
+        of = tuple(map(self.polynomial, of))
         for i, meaning in self.meanings.items():
-            if kind != "peak" and meaning == (kind, tuple(map(self.polynomial, of))):
+            if meaning == (kind, of) and kind != "peak":
                 return self.ring.gens[i]
-        i = self.ring.ngens
-        self.ring = self.new_ring(i + 1)
-        self.meanings[i] = Meaning(kind, of)
-        self.meanings = {
-            i: Meaning(kind, tuple(map(self.polynomial, of)))
-            for i, (kind, of) in self.meanings.items()
-        }
+        self.meanings[self.ring.ngens] = kind, of
+        self.ring = self.new_ring(self.ring.ngens + 1)
+        for i, (kind, of) in self.meanings.items():
+            self.meanings[i] = kind, tuple(map(self.polynomial, of))
         return self.ring.gens[-1]
 
     def inverse(self, a: Polynomial) -> Polynomial:
@@ -135,7 +127,7 @@ class Algebra:
                 total += v * n
                 a = a.quo_term(((self.ring.gens[i] ** n).LM, 1))
         rest = self.symbol("log", a)
-        return self.polynomial(total) + rest
+        return rest + self.polynomial(total)
 
     def is_zero(self, a: Polynomial) -> bool:
         """Whether a is 0 for all numbers.
@@ -180,7 +172,7 @@ class Algebra:
 
         values: list[Any] = [*free, *[0] * len(self.meanings)]
         for i, (kind, of) in self.meanings.items():
-            v = [self.polynomial(e).as_expr(*values) for e in of]
+            v = [polynomial.as_expr(*values) for polynomial in of]
             if kind in ("root", "quotient", "log") and not v[0] > 0:
                 return None
             values[i] = VALUES[kind](sympy, *v)

@@ -106,17 +106,18 @@ def by_differences(
     Source: Ridders, Advances in Engineering Software 4 (1982).
     """
 
-    def values(x: Floats) -> list[Floats]:
-        moved = [*xs[:i], *leaves([x], xs[i].backend), *xs[i + 1 :]]
-        with np.errstate(all="ignore"):
-            return by_autodiff(fn, moved, weights, order - 1)[-1]
-
     x, w = xs[i].numpy(), weights[order - 1]
+
+    def values(moved: Floats) -> list[Floats]:
+        inputs = [*xs[:i], *leaves([moved], xs[i].backend), *xs[i + 1 :]]
+        with np.errstate(all="ignore"):
+            return by_autodiff(fn, inputs, weights, order - 1)[-1]
+
     here = values(x)
     bulk = sum(float(np.abs(v * w).sum()) for v, w in zip(here, w, strict=True))
     spread = float(np.median(np.abs(x - np.median(x))))
 
-    def slope(index: tuple[int, ...]) -> tuple[float, float, float, float]:
+    def extrapolated(index: tuple[int, ...]) -> tuple[float, float, float, float]:
         def change(step: float) -> tuple[float, float]:
             """How much Σ w · values grows from x to x + step, and the step as it was rounded."""
             moved = x.copy()
@@ -125,16 +126,16 @@ def by_differences(
             return float(sum((w * (b - a)).sum() for w, a, b in terms)), moved[index] - x[index]
 
         step = 0.1 * (spread or abs(float(x[index])) or 1.0)  # large, but not absurd
-        return _extrapolated(change, step, bulk)
+        return _ridders(change, step, bulk)
 
-    slopes = [slope(index) for index in np.ndindex(x.shape)]
-    return Estimate(*np.array(slopes).T.reshape(4, *x.shape))
+    elements = [extrapolated(index) for index in np.ndindex(x.shape)]
+    return Estimate(*np.array(elements).T.reshape(4, *x.shape))
 
 
-def _extrapolated(
+def _ridders(
     change: Callable[[float], tuple[float, float]], h: float, bulk: float
 ) -> tuple[float, float, float, float]:
-    """An element of an Estimate, by Ridders' method."""
+    """An element of an Estimate, from central differences at steps h, h/2, h/4, …"""
     value, error = np.nan, np.inf
     previous: list[float] = []
     sides: list[tuple[float, float, float]] = []
@@ -156,16 +157,9 @@ def _extrapolated(
         sides.append((right, min(slopes), max(slopes)))
         if error < 2 * rounding and len(sides) > 3:
             break  # smaller steps could only make it worse
-    if _is_kink(sides, bulk):
-        return value, error, *sides[-1][1:]
+    if len(sides) > 1:
+        (_, low0, high0), (h, low, high) = sides[-2:]
+        # Half the step halves the gap between the slopes of a smooth function.
+        if high - low > max(0.75 * (high0 - low0), 64 * EPS * bulk / h):
+            return value, error, low, high
     return value, error, value, value
-
-
-def _is_kink(sides: list[tuple[float, float, float]], bulk: float) -> bool:
-    """Whether the slopes to the two sides stay apart as the step shrinks: if s is smooth, half the
-    step halves their difference.
-    """
-    if len(sides) < 2:
-        return False
-    (_, low0, high0), (h, low, high) = sides[-2:]
-    return high - low > 0.75 * (high0 - low0) and high - low > 64 * EPS * bulk / h

@@ -54,16 +54,17 @@ class Explanation(NamedTuple):
         if few:
             lines += [line("x", self.x), line("x_hat", self.x_hat), line("gamma * dy", self.dy)]
             lines += [line("mean, variance", np.stack([self.mean, self.variance])), ""]
-        for name, path in [
-            ("direct", self.direct),
-            ("through the mean", self.through_mean),
-            ("through the variance", self.through_variance),
-            ("mean, then variance", self.through_both),
-            ("sum", self.total),
-        ]:
+        for name, path in {
+            "direct": self.direct,
+            "through the mean": self.through_mean,
+            "through the variance": self.through_variance,
+            "mean, then variance": self.through_both,
+            "sum": self.total,
+        }.items():
             lines.append(f"{line(name, path)}   norm {np.linalg.norm(path):.6g}")
         off = np.abs(self.total - self.closed_form).max()
-        return "\n".join([*lines, "", f"  The closed form is at most {off:.1e} from the sum."])
+        lines += ["", f"  The closed form is at most {off:.1e} from the sum."]
+        return "\n".join(lines)
 
 
 def explain_batch_norm(
@@ -75,14 +76,13 @@ def explain_batch_norm(
 ) -> Explanation:
     """Take the gradient of batch norm apart, path by path.
 
-    It reads what a backward pass reports about the graph that `ops.batch_norm` records without its
-    closed form, which is the paper's: μ, d = x - μ, σ² = mean(d²), x̂ = d / √(σ² + ε), y = γ x̂ + β.
-    Two ops read x, the mean and the difference, and two read d, the variance and the division. So
-    it sends each of the two gradients that arrive at d on to x alone, and tells what arrives there
-    apart by the op that contributed it.
+    Without its closed form, `ops.batch_norm` records the graph of the paper: μ, d = x - μ,
+    σ² = mean(d²), x̂ = d / √(σ² + ε), y = γ x̂. Two ops read x, the mean and the difference, and two
+    read d, the variance and the division. So this sends each of the two gradients that arrive at d
+    on to x alone, where the contributing op tells the paths apart.
 
     Args:
-        x: The input, (N, C) or (N, C, …). Lists become float64.
+        x: The input, (N, C) or (N, C, …); lists become float64.
         dy: The gradient of the output, in the shape of x.
         gamma: (C,); None stands for 1.
         eps: As for `ops.batch_norm`.

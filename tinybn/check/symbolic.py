@@ -30,31 +30,28 @@ class Symbolic(np.ndarray):
         found = super().__array_function__(func, types, args, kwargs)
         return symbolic(self.algebra, found)
 
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, axis: Any = None, keepdims: bool = False,
-        **_: Any,
-    ) -> Any:  # fmt: skip
-        algebra = self.algebra
-        if ufunc is np.isfinite:  # all numbers are
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        algebra, called = self.algebra, ufunc if method == "__call__" else (ufunc, method)
+        along = {"axis": options.get("axis"), "keepdims": options.get("keepdims", False)}
+        if called is np.isfinite:  # all numbers are
             return np.ones(self.shape, bool)
-        if ufunc is np.power or ufunc is np.square:
-            exponent = inputs[1] if ufunc is np.power else 2
+        if called in (np.power, np.square):
+            exponent = 2 if called is np.square else inputs[1]
             return symbolic(algebra, each(lambda p: algebra.power(p, exponent), inputs[0]))
-        arrays = [each(algebra.polynomial, a) for a in inputs]
-        if (ufunc, method) == (np.add, "reduce"):
-            found = arrays[0].sum(axis, keepdims=keepdims)
-        elif (ufunc, method) == (np.maximum, "reduce"):
-            tuples = each(lambda p: (p,), arrays[0]).sum(axis, keepdims=keepdims)  # concatenates
-            found = each(lambda of: algebra.symbol("peak", *of), tuples)
-        elif ufunc in ARITHMETIC:
+        arrays = [each(algebra.polynomial, a) for a in inputs if method != "at"]
+        if called in ARITHMETIC:
             found = ufunc(*arrays)
-        elif ufunc is np.divide:
-            inverse = each(algebra.inverse, arrays[1])
-            found = each(algebra.polynomial, arrays[0]) * each(algebra.polynomial, inverse)
-        elif ufunc in FUNCTIONS:
+        elif called is np.divide:
+            return arrays[0] * symbolic(algebra, each(algebra.inverse, arrays[1]))
+        elif called in FUNCTIONS:
             found = each(getattr(algebra, ufunc.__name__), arrays[0])
+        elif called == (np.add, "reduce"):
+            found = arrays[0].sum(**along)
+        elif called == (np.maximum, "reduce"):
+            tuples = each(lambda p: (p,), arrays[0]).sum(**along)  # concatenates them
+            found = each(lambda of: algebra.symbol("peak", *of), tuples)
         else:
-            raise TypeError(f"a proof knows no np.{ufunc.__name__} of symbols")
+            raise TypeError(f"a proof knows no np.{ufunc.__name__} of symbols ({method})")
         return symbolic(algebra, found)
 
 
