@@ -21,9 +21,8 @@ EXACT = np.dtype(np.longdouble)
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 Rival: TypeAlias = Callable[[list[Floats], list[list[Floats]], int], Sequence[Sequence[Floats]]]
-"""Another implementation: a function of the inputs, the weights and the highest order.
-
-It returns what derivatives.by_autodiff returns: [[output], [gradient of each input], …].
+"""Another implementation: takes the inputs, the weights (see derivatives.py) and the highest order,
+and returns [[output], [gradient of each input], …].
 """
 
 
@@ -107,10 +106,12 @@ def compare(
     fused = fused_op("compare", op)
     arrays = [_rounded(x) for x in inputs]
     names = fused.names[: len(arrays)]
-    keywords = {name: _moved(static or {}, name) for name in ("numpy", *backends)}
+    keywords = (static or {}).items()
 
-    def fn(*xs: Tensor) -> Tensor:
-        return fused.call(**dict(zip(names, xs, strict=True)), **keywords[xs[0].backend])
+    def fn(*xs: Tensor) -> Tensor:  # labels stay on the host
+        here = xs[0].backend
+        given = {k: Tensor(v, backend=here) if is_float(v) else v for k, v in keywords}
+        return fused.call(**dict(zip(names, xs, strict=True)), **given)
 
     def run(dtype: np.dtype, backend: str, closed: bool) -> list[list[Floats]]:
         xs = leaves([a.astype(dtype) for a in arrays], backend)
@@ -142,8 +143,7 @@ def compare(
                 table += rows(backend, dtype, method, run(dtype, backend, closed), limits)
         for method, rival in (rivals or {}).items():
             found = rival([a.astype(dtype) for a in arrays], weights, orders)
-            shown = rows("", dtype, method, found, unlimited)
-            table += [row._replace(verdict="") for row in shown]
+            table += [r._replace(verdict="") for r in rows("", dtype, method, found, unlimited)]
     xs = leaves([a.astype(F64) for a in arrays])
     for exact in reference[1:] if differences else ():
         with use_fused(False):
@@ -180,11 +180,6 @@ def _rounded(x: Tensor | ArrayLike) -> Floats:
             f"{array.dtype} {array.shape}{' with NaN or inf' if array.dtype.kind == 'f' else ''}"
         )
     return array.astype(F32)
-
-
-def _moved(static: Mapping[str, Any], backend: str) -> dict[str, Any]:
-    """The keywords, with arrays of floating-point numbers on a backend. Labels stay on the host."""
-    return {k: Tensor(v, backend=backend) if is_float(v) else v for k, v in static.items()}
 
 
 def _limit(dtype: np.dtype, closed: bool, order: int, lost: float) -> float:
@@ -228,9 +223,11 @@ def _reference(
     a batch of two nothing remains. Above the first order, the scale is at least that of the order
     below by the largest element of x: a gradient that is zero in exact arithmetic has no other.
     """
-    found: list[Exact] = []
+    with use_fused(False):
+        y = fn(*xs).numpy()
+    found = [Exact(0, "output", y, _largest(y))]
     below = [0.0] * len(xs)
-    for order in range(orders + 1):
+    for order in range(1, orders + 1):
         terms: dict[Any, float] = {}
 
         def see(c: Contribution, terms: dict[Any, float] = terms) -> None:
@@ -240,9 +237,6 @@ def _reference(
 
         with use_fused(False), watch(see):
             values = by_autodiff(fn, xs, weights, order)[-1]
-        if order == 0:
-            found.append(Exact(0, "output", values[0], _largest(values[0])))
-            continue
         floors = [b / (_largest(x.numpy()) or 1.0) for b, x in zip(below, xs, strict=True)]
         found += (
             Exact(order, name, value, max(_largest(value), terms.get(x, 0.0), floor))
