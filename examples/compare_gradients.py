@@ -74,7 +74,7 @@ def proofs(ops: Sequence[str], orders: int) -> dict[tuple[str, int], list[Claim]
 def summary(
     found: Sequence[tuple[str, Row]], proved: Mapping[tuple[str, int], Sequence[Claim]]
 ) -> str:
-    """Per op, backend, dtype and order: the worst over all cases and inputs, and the proofs."""
+    """Per op, dtype and order: the worst over all cases, inputs and backends, and the proofs."""
     rows = [row for _, row in found]
     methods = [m for m in MARKS if any(row.method == m for row in rows)]
     lines = [

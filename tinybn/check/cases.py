@@ -12,14 +12,7 @@ from tinybn.fusion import FUSED
 
 
 class Case(NamedTuple):
-    """A call of a fused op.
-
-    Attributes:
-        op: The name of the op.
-        label: The shape of x, and what is special about the case.
-        inputs: Arrays for the op's inputs.
-        static: The op's keywords.
-    """
+    """A call of a fused op; the label gives the shape of x, and what is special about it."""
 
     op: str
     label: str
@@ -31,9 +24,9 @@ def cases() -> list[Case]:
     """Inputs for `compare`: at least one case for every op in the registry.
 
     Raises:
-        LookupError: If an op has none; the message names it.
+        LookupError: If an op has none.
     """
-    return _complete([*_norms(), *_evaluation(), *_linear(), *_cross_entropy()])
+    return _complete([*_norms(), *_others()])
 
 
 def small_cases(n: int) -> list[Case]:
@@ -43,28 +36,28 @@ def small_cases(n: int) -> list[Case]:
         n: How many values are normalized together or added up, or how many classes there are.
 
     Raises:
-        LookupError: If an op has no case; the message names it.
+        LookupError: If an op has no case.
     """
     samples, part = (2 if n < 5 else 1), 2 - n % 2
-    grouped: list[tuple[int, ...]] = [(samples, 2 * part, n // part), (2 * part,), (2 * part,)]
-    given, labels = {"mean": np.zeros(2), "var": np.zeros(2)}, {"labels": np.array([0, n - 1])}
-    declared: list[tuple[str, str, list[tuple[int, ...]], dict[str, Any]]] = [
-        ("batch_norm", "", [(n, 2), (2,), (2,)], {}),
-        ("batch_norm", ", with space", [(part, 2, n // part), (2,), (2,)], {}),
-        ("batch_norm", ", no gamma", [(n, 2)], {}),
-        ("batch_norm", ", evaluation", [(n, 2), (2,), (2,)], given),
-        ("layer_norm", "", [(2, n), (n,), (n,)], {}),
-        ("layer_norm", ", no gamma", [(2, n)], {}),
-        ("rms_norm", "", [(2, n), (n,)], {}),
-        ("group_norm", "", grouped, {"groups": 2}),
-        ("instance_norm", "", [(samples, 2, n), (2,), (2,)], {}),
-        ("linear", "", [(2, n), (n, 2), (2,)], {}),
-        ("cross_entropy", "", [(2, n)], labels),
-    ]
+
+    def case(op: str, what: str, *shapes: tuple[int, ...], **static: Any) -> Case:
+        return Case(op, f"n = {n}{what}", [np.zeros(shape) for shape in shapes], static)
+
+    zeros = np.zeros(2)
+    grouped = (samples, 2 * part, n // part), (2 * part,), (2 * part,)
     return _complete(
         [
-            Case(op, f"n = {n}{what}", [np.zeros(shape) for shape in shapes], static)
-            for op, what, shapes, static in declared
+            case("batch_norm", "", (n, 2), (2,), (2,)),
+            case("batch_norm", ", with space", (part, 2, n // part), (2,), (2,)),
+            case("batch_norm", ", no gamma", (n, 2)),
+            case("batch_norm", ", evaluation", (n, 2), (2,), (2,), mean=zeros, var=zeros),
+            case("layer_norm", "", (2, n), (n,), (n,)),
+            case("layer_norm", ", no gamma", (2, n)),
+            case("rms_norm", "", (2, n), (n,)),
+            case("group_norm", "", *grouped, groups=2),
+            case("instance_norm", "", (samples, 2, n), (2,), (2,)),
+            case("linear", "", (2, n), (n, 2), (2,)),
+            case("cross_entropy", "", (2, n), labels=np.array([0, n - 1])),
         ]
     )
 
@@ -108,20 +101,14 @@ def _norms() -> Iterator[Case]:
                 yield Case(op, f"{shape}, a constant part", [constant, *affine], static)
 
 
-def _evaluation() -> Iterator[Case]:
+def _others() -> Iterator[Case]:
     x, gamma, beta, mean, deviation = _draw((6, 4), (4,), (4,), (4,), (4,))
     given = {"mean": mean, "var": deviation**2}
     yield Case("batch_norm", "(6, 4), evaluation", [x, gamma, beta], given)
-
-
-def _linear() -> Iterator[Case]:
     for shape, out in (((6, 4), 3), ((2, 3, 4), 2), ((1, 1), 1), ((64, 32), 16)):
         x, weight, bias = _draw(shape, (shape[-1], out), (out,))
         yield Case("linear", f"{shape} to {out}", [x, weight, bias], {})
         yield Case("linear", f"{shape} to {out}, no bias", [x, weight], {})
-
-
-def _cross_entropy() -> Iterator[Case]:
     for shape in ((6, 3), (2, 2), (3, 1), (64, 10)):
         (z,) = _draw(shape)
         labels = {"labels": np.arange(shape[0]) * 7 % shape[1]}
