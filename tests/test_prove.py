@@ -41,6 +41,13 @@ def test_batch_norm_is_proved_at_third_order():
     )
 
 
+def test_only_the_shapes_of_inputs_matter():
+    claims = prove("linear", [[[1, 2]], tb.tensor([[3.0], [4.0]])], orders=1)
+    assert [(claim.inputs, claim.proved) for claim in claims] == [
+        ("x (1, 2), weight (2, 1)", True)
+    ] * 2
+
+
 # planted closed forms
 
 
