@@ -151,6 +151,12 @@ def test_a_rival_is_shown_without_a_verdict():
     assert rows[0].max_rel == 1
 
 
+def test_a_gradient_that_is_zero_is_measured_by_the_order_below():
+    """With one class, the loss is 0 for all logits, and so are its derivatives but for rounding."""
+    labels = {"labels": np.zeros(3, int)}
+    assert {r.verdict for r in compare("cross_entropy", [30 * draw((3, 1))], labels)} == {"ok"}
+
+
 def test_a_gradient_that_is_all_cancellation_is_measured_by_its_terms():
     x = draw((2, 3))
     rows = compare("batch_norm", [x, draw((3,), seed=1)], orders=1)
