@@ -1,9 +1,9 @@
 """Is the closed form of every fused op the same function as its composition, and how exact is it?
 
-Takes half a minute (with PyTorch and JAX installed, which become columns, about a minute). Every
-fused op × many inputs × float32 and float64 × the output and derivatives of three orders × every
-backend that is there, against the composition in higher precision. With SymPy installed, a column
-says for which n the two have been proved to be equal (see prove.py). For example
+Measures every fused op on many inputs, in float32 and float64, on every backend that is there: the
+output and derivatives of three orders, against the composition in higher precision. This takes half
+a minute, or a minute with PyTorch and JAX, which add a column each. With SymPy, a column says for
+which n the two have been proved equal (see prove.py). For example
 
     python examples/compare_gradients.py
     python examples/compare_gradients.py --op batch_norm --rows
@@ -74,7 +74,7 @@ def proofs(ops: Sequence[str], orders: int) -> dict[tuple[str, int], list[Claim]
 def summary(
     found: Sequence[tuple[str, Row]], proved: Mapping[tuple[str, int], Sequence[Claim]]
 ) -> str:
-    """Per op, backend, dtype and order: the worst over all cases and inputs, and the proofs."""
+    """Per op, dtype and order: the worst over all cases, inputs and backends, and the proofs."""
     rows = [row for _, row in found]
     methods = [m for m in MARKS if any(row.method == m for row in rows)]
     lines = [
@@ -92,7 +92,7 @@ def summary(
 
 def _proof(about: Sequence[Claim]) -> str:
     if not about:
-        return "–"
+        return "-"
     return "n = 2, 3, 4" if all(claim.proved for claim in about) else "NO"
 
 
@@ -100,7 +100,7 @@ def _worst(rows: Iterable[Row]) -> str:
     """max (median) of the ULP of some rows."""
     rows = list(rows)
     if not rows:
-        return "–"
+        return "-"
     largest = max(row.max_ulp for row in rows)
     return f"{largest:.3g} ({statistics.median(row.median_ulp for row in rows):.2g})"
 
@@ -110,12 +110,29 @@ def listing(found: Iterable[tuple[str, Row]]) -> str:
     lines = [("op", "case", "backend", "dtype", "order", "input", "method", "max abs", "max rel",
               "max ULP", "median ULP", "limit", "verdict")]  # fmt: skip
     lines += [
-        (r.op, label, r.backend or "–", r.dtype, str(r.order), r.input, r.method,
+        (r.op, label, r.backend or "-", r.dtype, str(r.order), r.input, r.method,
          f"{r.max_abs:.1e}", f"{r.max_rel:.1e}", f"{r.max_ulp:.3g}", f"{r.median_ulp:.2g}",
-         f"{r.limit:.3g}", r.verdict or "–")
+         f"{r.limit:.3g}", r.verdict or "-")
         for label, r in found
     ]  # fmt: skip
     return table(lines)
+
+
+def legend() -> str:
+    """What the columns of the summary mean."""
+    eps = np.finfo(EXACT).eps
+    lines = [
+        "max (median) error in ULP: in units of eps times the scale of the result. Reference: the",
+        f"composition in {EXACT} (eps = {eps:.0e}). rel: the largest error of the closed form over",
+        "the largest element. proved: the two are equal, whatever the inputs, if n numbers are",
+        "normalized together (-: not tried).",
+    ]
+    if eps >= np.finfo(np.float64).eps:
+        lines += [
+            "Here numpy.longdouble is no more precise than float64: in float64 the composition is",
+            "compared with itself (0), and the closed form with a result as inexact as its own.",
+        ]
+    return "\n".join(lines)
 
 
 def plot(found: Sequence[tuple[str, Row]], path: Path) -> None:
@@ -177,12 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     misses = [pair for pair in found if pair[1].verdict not in ("ok", "")]
     refuted = [c for about in proved.values() for c in about if not c.proved]
     print(listing(found) if options.rows else summary(found, proved))
-    print(
-        f"\nmax (median) error in ULP: in units of ε times the scale of the result. Reference: the "
-        f"composition\nin {EXACT} (ε = {np.finfo(EXACT).eps:.0e}). rel: largest error of the "
-        "closed form over the largest element.\nproved: the two are equal, whatever the inputs, if "
-        "n numbers are normalized together (–: not tried)."
-    )
+    print(f"\n{legend()}")
     rows = [{"case": label, **row._asdict()} for label, row in found]
     write(options.out / "result.json", dumps(rows, indent=1))
     if not options.no_plot:

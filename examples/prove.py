@@ -1,8 +1,8 @@
 """Is the closed form of every fused op the same function as its composition? A proof with symbols.
 
-Takes about half a minute. Every fused op × n = 2 … 6 numbers that are normalized together × the
-output, its gradients, and theirs: equal for all x, dy, γ, β and ε, not only for those tried (see
-tinybn/check/prove.py). For example
+Proves for every fused op that its output, its gradients and theirs are the same, for 2 to 6 numbers
+that are normalized together: for all x, dy, gamma, beta and eps, not only for those tried (see
+tinybn/check/prove.py). This takes half a minute. For example
 
     python examples/prove.py
     python examples/prove.py --op batch_norm layer_norm --n 3 4 --orders 3

@@ -1,4 +1,4 @@
-"""Checks of gradients: against differences, and of fused ops against their compositions."""
+"""Check gradients against finite differences, and fused ops against their compositions."""
 
 from tinybn.check.cases import Case, cases, small_cases
 from tinybn.check.compare import EXACT, Rival, Row, compare

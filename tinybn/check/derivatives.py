@@ -1,175 +1,165 @@
-"""Derivatives of a function, order by order: by autodiff, and by differences with their errors.
+"""Derivatives of a function, order by order: by autodiff, and by finite differences.
 
-What is differentiated is a scalar: s₁(x) = Σ v · fn(x) for order 1, and sₖ₊₁(x) = Σ w · ∇sₖ(x) for
-order k + 1. So the derivatives of every order are gradients, one per input. The weights come as one
-list of arrays per order: [[v], [w for each input], …].
+Each order differentiates a scalar: s₁(x) = Σ v · fn(x) for order 1, and sₖ₊₁(x) = Σ w · ∇sₖ(x) for
+order k + 1. So the derivatives of every order are gradients, one per input. The weights are a list
+of arrays per order: [[v], [w for each input], …].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinybn.autodiff import grad
-from tinybn.ops import multiply
-from tinybn.ops import sum as total
 from tinybn.tensor import Tensor
 
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Weights: TypeAlias = Sequence[Sequence[Floats]]
+
 STEPS = 40
-"""How often the step is halved at most: to reach into a small domain, it takes many."""
+"""The most times that the step is halved: a small domain takes many."""
 
 EPS = float(np.finfo(np.float64).eps)
 
 
 def draw_weights(
-    rng: np.random.Generator, output: Any, arrays: Sequence[np.ndarray], orders: int
-) -> list[list[np.ndarray]]:
-    """Random weights for derivatives up to `orders`; `output`: v itself, or the shape of v."""
-    v = rng.standard_normal(output) if isinstance(output, tuple) else output
-    return [[v], *([rng.standard_normal(x.shape) for x in arrays] for _ in range(orders - 1))]
+    rng: np.random.Generator, shape: tuple[int, ...], xs: Sequence[Tensor | Floats], orders: int
+) -> list[list[Floats]]:
+    """Random weights for derivatives up to `orders` of a function whose output has this shape."""
+    shapes = [[shape], *[[x.shape for x in xs]] * (orders - 1)]
+    return [[rng.standard_normal(shape) for shape in level] for level in shapes]
 
 
-def tensors(arrays: Sequence[np.ndarray], backends: Sequence[str]) -> list[Tensor]:
-    """Leaves that want gradients, each on its backend."""
-    return [Tensor(a, requires_grad=True, backend=b) for a, b in zip(arrays, backends, strict=True)]
+def leaves(arrays: Sequence[Floats], backend: str = "numpy") -> list[Tensor]:
+    """Tensors that require gradients."""
+    return [Tensor(a, requires_grad=True, backend=backend) for a in arrays]
+
+
+def derivatives(
+    fn: Callable[..., Tensor], xs: Sequence[Tensor], weights: Sequence[Sequence[Any]], orders: int
+) -> Iterator[list[Tensor]]:
+    """[fn(x)], then the gradients of s₁, s₂, … up to `orders`: one for each of the leaves xs."""
+    values = [fn(*xs)]
+    yield values
+    for k in range(orders):
+        scalars = [
+            (v * Tensor(w, dtype=v.dtype, backend=v.backend)).sum()
+            for v, w in zip(values, weights[k], strict=True)
+            if v.requires_grad
+        ]
+        found: Sequence[Tensor | None] = [None] * len(xs)  # if the order below depends on nothing
+        if scalars:
+            found = grad(scalars, xs, create_graph=k + 1 < orders, allow_unused=True)
+        values = [x.detach() * 0 if g is None else g for x, g in zip(xs, found, strict=True)]
+        yield values
 
 
 def by_autodiff(
-    fn: Callable[..., Tensor],
-    arrays: Sequence[np.ndarray],
-    backends: Sequence[str],
-    weights: Sequence[Sequence[np.ndarray]],
-    orders: int,
-) -> list[list[np.ndarray]]:
-    """[fn(x)] (order 0), then the gradients of s₁, s₂, … up to `orders`, as arrays on the host.
+    fn: Callable[..., Tensor], xs: Sequence[Tensor], weights: Weights, orders: int
+) -> list[list[Floats]]:
+    """The derivatives of all orders, as arrays on the host.
 
-    NaN where fn is: a gradient may have a finite formula outside of the domain, such as 1/x of log.
+    The gradients are NaN if fn is not finite: outside of the domain a rule may still give a number,
+    as 1/x does for log.
     """
-    xs = tensors(arrays, backends)
-    values: list[Any] = [fn(*xs)]
-    found = [[values[0].numpy()]]
-    if orders and not np.isfinite(found[0][0]).all():
-        return found + [[np.full(a.shape, np.nan) for a in arrays]] * orders
-    for k in range(orders):
-        scalar = None
-        for value, weight in zip(values, weights[k], strict=True):
-            if value is not None and value.requires_grad:
-                weighted = multiply(value, Tensor(weight, dtype=value.dtype, backend=value.backend))
-                scalar = total(weighted) if scalar is None else scalar + total(weighted)
-        if scalar is None:  # what came before depends on nothing any more
-            values = [None] * len(xs)
-        else:
-            values = list(grad(scalar, xs, create_graph=k + 1 < orders, allow_unused=True))
-        found.append(
-            [
-                np.zeros(a.shape, a.dtype) if v is None else v.numpy()
-                for v, a in zip(values, arrays, strict=True)
-            ]
-        )
+    found: list[list[Floats]] = []
+    for values in derivatives(fn, xs, weights, orders):
+        found.append([v.numpy() for v in values])
+        if not np.isfinite(found[0][0]).all():
+            return found + [[np.full(x.shape, np.nan) for x in xs]] * orders
     return found
 
 
 class Estimate(NamedTuple):
-    """A derivative by differences, a bound for its error, and the slopes to both sides."""
+    """A gradient by finite differences, in arrays.
 
-    value: float
-    error: float
-    left: float
-    right: float
-    kink: bool
+    value: the gradient. error: a bound for its error. low, high: the range of right gradients,
+    which at a kink lies between the slopes to the left and to the right.
+    """
 
-    @property
-    def range(self) -> tuple[float, float]:
-        """What the derivative may be: at a kink, anything between the two slopes."""
-        if self.kink:
-            return min(self.left, self.right), max(self.left, self.right)
-        return self.value, self.value
+    value: Floats
+    error: Floats
+    low: Floats
+    high: Floats
+
+    def compare(self, found: Floats, scale: float) -> tuple[Floats, Floats]:
+        """How far `found` lies outside of the range, and how far it may: 8 times the bound, and
+        1e-10 of the scale for its own rounding.
+        """
+        off = np.maximum(np.maximum(self.low - found, found - self.high), 0)
+        return off, 8 * self.error + 1e-10 * scale
 
 
 def by_differences(
-    fn: Callable[..., Tensor],
-    arrays: Sequence[np.ndarray],
-    backends: Sequence[str],
-    weights: Sequence[Sequence[np.ndarray]],
-    i: int,
-    order: int,
-) -> dict[tuple[int, ...], Estimate]:
-    """∂s/∂x of that order for every element of input i, from the derivatives one order below.
+    fn: Callable[..., Tensor], xs: Sequence[Tensor], weights: Weights, i: int, order: int
+) -> Estimate:
+    """The gradient of that order for input i, from derivatives of the order below.
 
-    Each is extrapolated to step 0 from central differences at steps h, h/2, h/4, … (Ridders 1982),
-    whose errors are powers of h²; the entry of that table which differs least from its neighbours
-    is taken, and this difference is the bound for its error, beside that for rounding:
-    ε · Σ |w · values| / h, times 16 for what happens inside fn. Where fn is NaN or inf at x ± h,
-    only smaller steps count.
+    Ridders' method extrapolates central differences at steps h, h/2, h/4, … to step 0; their errors
+    are powers of h². It takes the entry of the table that differs least from its neighbours. This
+    difference, plus a term for rounding, bounds the error. Rounding costs ε · Σ |w · values| / h,
+    times 16 for what happens inside fn. Where fn is NaN or inf at x ± h, only smaller steps count.
+
+    Source: Ridders, Advances in Engineering Software 4 (1982).
     """
 
-    def values(x: np.ndarray) -> list[np.ndarray]:
-        moved = [x if j == i else a for j, a in enumerate(arrays)]
+    x, w = xs[i].numpy(), weights[order - 1]
+
+    def values(moved: Floats) -> list[Floats]:
+        inputs = [*xs[:i], *leaves([moved], xs[i].backend), *xs[i + 1 :]]
         with np.errstate(all="ignore"):
-            return by_autodiff(fn, moved, backends, weights, order - 1)[-1]
+            return by_autodiff(fn, inputs, weights, order - 1)[-1]
 
-    here = values(arrays[i])
-    bulk = sum(float(np.abs(v * w).sum()) for v, w in zip(here, weights[order - 1], strict=True))
-    spread = float(np.median(np.abs(arrays[i] - np.median(arrays[i]))))
-    return {
-        index: _difference(values, here, weights[order - 1], arrays[i], index, bulk, spread)
-        for index in np.ndindex(arrays[i].shape)
-    }
+    here = values(x)
+    bulk = sum(float(np.abs(v * w).sum()) for v, w in zip(here, w, strict=True))
+    spread = float(np.median(np.abs(x - np.median(x))))
+
+    def extrapolated(index: tuple[int, ...]) -> tuple[float, float, float, float]:
+        def change(step: float) -> tuple[float, float]:
+            """How much Σ w · values grows from x to x + step, and the step as it was rounded."""
+            moved = x.copy()
+            moved[index] += step
+            terms = zip(w, here, values(moved), strict=True)
+            return float(sum((w * (b - a)).sum() for w, a, b in terms)), moved[index] - x[index]
+
+        step = 0.1 * (spread or abs(float(x[index])) or 1.0)  # large, but not absurd
+        return _ridders(change, step, bulk)
+
+    elements = [extrapolated(index) for index in np.ndindex(x.shape)]
+    return Estimate(*np.array(elements).T.reshape(4, *x.shape))
 
 
-def _difference(
-    values: Callable[[np.ndarray], list[np.ndarray]],
-    here: Sequence[np.ndarray],
-    weights: Sequence[np.ndarray],
-    x: np.ndarray,
-    index: tuple[int, ...],
-    bulk: float,
-    spread: float,
-) -> Estimate:
-    """The derivative of Σ weights · values with respect to x[index], by Ridders' method."""
-
-    def change(step: float) -> tuple[float, float]:
-        """How much the sum grows from x to x + step, and the step as it was rounded."""
-        moved = x.copy()
-        moved[index] += step
-        after = values(moved)
-        terms = ((w * (b - a)).sum() for w, a, b in zip(weights, here, after, strict=True))
-        return float(sum(terms)), float(moved[index] - x[index])
-
-    best = Estimate(np.nan, np.inf, np.nan, np.nan, False)
+def _ridders(
+    change: Callable[[float], tuple[float, float]], h: float, bulk: float
+) -> tuple[float, float, float, float]:
+    """An element of an Estimate, from central differences at steps h, h/2, h/4, …"""
+    value, error = np.nan, np.inf
     previous: list[float] = []
     sides: list[tuple[float, float, float]] = []
-    h = 0.1 * (spread or abs(float(x[index])) or 1.0)  # a step that is large, but not absurd
     for _ in range(STEPS):
         (up, right), (down, left) = change(h), change(-h)
         h /= 2
-        slopes = down / left, up / right
-        if not np.isfinite(up - down):  # out of the domain: nearer, then
+        if not np.isfinite(up - down):  # outside of the domain
             previous.clear()
             continue
         row = [(up - down) / (right - left)]
         rounding = 16 * EPS * bulk / (right - left)
         for k, older in enumerate(previous, start=1):  # errors are powers of h²
             row.append(row[-1] + (row[-1] - older) / (4**k - 1))
-            error = max(abs(row[-1] - row[-2]), abs(row[-1] - older)) + rounding
-            if error < best.error:
-                best = best._replace(value=row[-1], error=error)
+            bound = max(abs(row[-1] - row[-2]), abs(row[-1] - older)) + rounding
+            if bound < error:
+                value, error = row[-1], bound
         previous = row
-        sides.append((right, *slopes))
-        best = best._replace(left=slopes[0], right=slopes[1])
-        if best.error < 2 * rounding and len(sides) > 3:
-            break  # a smaller step could only make it worse
-    return best._replace(kink=_is_kink(sides, bulk))
-
-
-def _is_kink(sides: list[tuple[float, float, float]], bulk: float) -> bool:
-    """Whether the slopes to the two sides stay apart as the step shrinks: if s is smooth, half the
-    step halves their difference.
-    """
-    if len(sides) < 2:
-        return False
-    (_, left0, right0), (h, left, right) = sides[-2:]
-    gap0, gap = abs(right0 - left0), abs(right - left)
-    return gap > 0.75 * gap0 and gap > 64 * EPS * bulk / h
+        slopes = down / left, up / right
+        sides.append((right, min(slopes), max(slopes)))
+        if error < 2 * rounding and len(sides) > 3:
+            break  # smaller steps could only make it worse
+    if len(sides) > 1:
+        (_, low0, high0), (h, low, high) = sides[-2:]
+        # Half the step halves the gap between the slopes of a smooth function.
+        if high - low > max(0.75 * (high0 - low0), 64 * EPS * bulk / h):
+            return value, error, low, high
+    return value, error, value, value

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinybn import ops
 from tinybn.autodiff import grad
+from tinybn.check.derivatives import Floats
 from tinybn.modes import use_fused, watch
 from tinybn.op import Node
 from tinybn.tensor import Tensor, wrap
@@ -15,73 +17,83 @@ from tinybn.walk import Contribution
 
 
 class Explanation(NamedTuple):
-    """What reached x, path by path; arrays of the shape of x, but for the mean and the variance.
+    """What reached x, path by path: arrays of the shape of x, and the mean and the variance.
 
-    direct:           x ───────────────► d ─► x̂
-    through_mean:     x ──► μ ─────────► d ─► x̂
-    through_variance: x ───────────────► d ──► σ² ─► x̂
-    through_both:     x ──► μ ─────────► d ──► σ² ─► x̂     0 but for rounding: Σ (x - μ) = 0
+        direct            x ───────────────► d ─► x̂
+        through_mean      x ──► μ ─────────► d ─► x̂
+        through_variance  x ───────────────► d ──► σ² ─► x̂
+        through_both      x ──► μ ─────────► d ──► σ² ─► x̂     0 but for rounding: Σ (x - μ) = 0
 
-    total: their sum, which is the gradient of x. closed_form: what the fused op gives.
+    Attributes:
+        dy: The gradient of x̂: gamma times the gradient of the output.
+        total: The sum of the four paths, which is the gradient of x.
+        closed_form: The gradient of x by the fused op.
     """
 
-    x: np.ndarray
-    dy: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-    x_hat: np.ndarray
-    direct: np.ndarray
-    through_mean: np.ndarray
-    through_variance: np.ndarray
-    through_both: np.ndarray
-    total: np.ndarray
-    closed_form: np.ndarray
+    x: Floats
+    dy: Floats
+    mean: Floats
+    variance: Floats
+    x_hat: Floats
+    direct: Floats
+    through_mean: Floats
+    through_variance: Floats
+    through_both: Floats
+    total: Floats
+    closed_form: Floats
 
     def __str__(self) -> str:
-        """A line per path with its norm; with its numbers too, of channel 0, if those are few."""
+        """A line per path with its norm and, if they are few, the numbers of channel 0."""
         few = self.x.size // self.x.shape[1] <= 8
-        paths = {
+
+        def line(name: str, array: Floats) -> str:
+            numbers = np.moveaxis(array, 1, 0)[0].flat if few else ()
+            return f"  {name:<22}" + "".join(f"{number + 0.0:>11.6f}" for number in numbers)
+
+        lines = [f"The gradient of batch norm, path by path, for x of shape {self.x.shape}", ""]
+        if few:
+            lines += [line("x", self.x), line("x_hat", self.x_hat), line("gamma * dy", self.dy)]
+            lines += [line("mean, variance", np.stack([self.mean, self.variance])), ""]
+        for name, path in {
             "direct": self.direct,
             "through the mean": self.through_mean,
             "through the variance": self.through_variance,
             "mean, then variance": self.through_both,
             "sum": self.total,
-        }
-        lines = [f"The gradient of batch norm, path by path, for x of shape {self.x.shape}", ""]
-        if few:
-            given = {"x": self.x, "x_hat": self.x_hat, "gamma · dy": self.dy}
-            lines += [_line(name, _of_channel_0(value)) for name, value in given.items()]
-            lines += [_line("mean, variance", [self.mean.flat[0], self.variance.flat[0]]), ""]
-        for name, value in paths.items():
-            numbers = _line(name, _of_channel_0(value) if few else [])
-            lines.append(f"{numbers}   norm {np.linalg.norm(value):.6g}")
+        }.items():
+            lines.append(f"{line(name, path)}   norm {np.linalg.norm(path):.6g}")
         off = np.abs(self.total - self.closed_form).max()
         lines += ["", f"  The closed form is at most {off:.1e} from the sum."]
         return "\n".join(lines)
 
 
-def _of_channel_0(array: np.ndarray) -> list[float]:
-    return np.moveaxis(array, 1, 0)[0].ravel().tolist()
+def explain_batch_norm(
+    x: Tensor | ArrayLike,
+    dy: Tensor | ArrayLike,
+    gamma: Tensor | ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Explanation:
+    """Take the gradient of batch norm apart, path by path.
 
+    Without its closed form, `ops.batch_norm` records the graph of the paper: μ, d = x - μ,
+    σ² = mean(d²), x̂ = d / √(σ² + ε), y = γ x̂. Two ops read x, the mean and the difference, and two
+    read d, the variance and the division. So this sends each of the two gradients that arrive at d
+    on to x alone, where the contributing op tells the paths apart.
 
-def _line(name: str, values: list[float]) -> str:
-    return f"  {name:<22}" + "".join(f"{value + 0.0:>11.6f}" for value in values)
+    Args:
+        x: The input, (N, C) or (N, C, …); lists become float64.
+        dy: The gradient of the output, in the shape of x.
+        gamma: (C,); None stands for 1.
+        eps: As for `ops.batch_norm`.
 
+    Raises:
+        ValueError: If the shapes don't fit.
 
-def explain_batch_norm(x: Any, dy: Any, gamma: Any = None, *, eps: float = 1e-5) -> Explanation:
-    """Take the gradient of batch norm apart, by what a recorded backward pass reports.
-
-    x, dy: (N, C) or (N, C, …), the input and the gradient of the output; arrays, Tensors or lists
-    (which become float64). gamma: (C,), or None for 1.
-
-    What is read is the graph that ops.batch_norm records without its closed form, and it is that of
-    the paper (Ioffe & Szegedy 2015, algorithm 1): μ, d = x - μ, σ² = mean(d²), x̂ = d / √(σ² + ε),
-    y = γ x̂. In it x is read twice, by the mean and by the difference, and d twice, by the variance
-    and by the division. So each of the two gradients that arrive at d is sent on to x alone, and
-    what comes there is told apart by the op it comes from.
+    Source: Ioffe & Szegedy 2015 (1502.03167), algorithm 1 and section 3.
     """
-    x, dy = (_tensor(a) for a in (x, dy))
-    gamma = _tensor(np.ones(x.shape[1:2], x.dtype) if gamma is None else gamma)
+    x, dy = _leaf(x), _leaf(dy)
+    gamma = _leaf(np.ones(x.shape[1:2], x.dtype) if gamma is None else gamma)
     closed = ops.batch_norm(x, gamma, eps=eps)  # which also checks the shapes
     if dy.shape != x.shape:
         raise ValueError(
@@ -114,14 +126,14 @@ def explain_batch_norm(x: Any, dy: Any, gamma: Any = None, *, eps: float = 1e-5)
     )
 
 
-def _tensor(value: Any) -> Tensor:
+def _leaf(value: Tensor | ArrayLike) -> Tensor:
     dtype = None if hasattr(value, "dtype") else np.float64
     return Tensor(value, dtype=dtype, requires_grad=True, backend="numpy")
 
 
-def _contributions(output: Tensor, to: Tensor, upstream: Any) -> dict[str, np.ndarray]:
-    """What a backward pass from `output` adds to the gradient of `to`, by the op it comes from."""
-    found: dict[str, np.ndarray] = {}
+def _contributions(output: Tensor, to: Tensor, upstream: Any) -> dict[str, Floats]:
+    """What a backward pass from `output` adds to the gradient of `to`, by the contributing op."""
+    found: dict[str, Any] = {}
 
     def see(c: Contribution) -> None:
         if c.source is (to._node or to):

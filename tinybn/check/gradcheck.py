@@ -1,19 +1,13 @@
-"""Is a gradient right? Derivatives by differences, with an error bound for each of them."""
+"""Is a gradient right? Finite differences, with an error bound for each of them, decide."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinybn.check.derivatives import (
-    Estimate,
-    by_autodiff,
-    by_differences,
-    draw_weights,
-    tensors,
-)
+from tinybn.check.derivatives import Estimate, Floats, by_autodiff, by_differences, draw_weights
 from tinybn.tensor import Tensor
 
 
@@ -23,57 +17,61 @@ class GradientError(AssertionError):
 
 def gradcheck(
     fn: Callable[..., Tensor],
-    inputs: Sequence[Any],
+    inputs: Sequence[Tensor | ArrayLike],
     *,
     order: int = 1,
-    cotangent: Any = None,
+    cotangent: Tensor | ArrayLike | None = None,
     rng: np.random.Generator | None = None,
 ) -> None:
-    """Compare every element of every gradient of `fn`, up to `order`, with differences; or raise.
+    """Check every element of every gradient of `fn`, up to `order`, against finite differences.
 
-    The function that is differentiated is s₁(x) = Σ v · fn(x) with a random v, since a v of ones is
-    blind to much: of batch norm, Σ fn(x) does not depend on x at all. Order k + 1 checks sₖ₊₁(x) =
-    Σ w · ∇sₖ(x), with the gradient that autodiff gives and another random w: if ∇sₖ is right at
-    every order below, that is a derivative of order k + 1 of fn.
+    Order 1 checks the gradient of s₁(x) = Σ v · fn(x) with a random v. A v of ones is blind to
+    much: for batch norm, Σ fn(x) does not depend on x at all. Order k + 1 checks the gradient of
+    sₖ₊₁(x) = Σ w · ∇sₖ(x), with autodiff's ∇sₖ and another random w. If ∇sₖ is right at every order
+    below, that is a derivative of fn of order k + 1.
 
-    fn: takes the inputs as Tensors and returns a Tensor; deterministic. inputs: float64 Tensors or
-    arrays, on any backend. cotangent: v, if not random. rng: where v and w are drawn from
-    (default_rng(0) otherwise).
+    A gradient is wrong where it is further off than 8 times the error bound of the difference, plus
+    1e-10 of the input's largest gradient. At a kink, where the slopes to the left and to the right
+    stay apart as the step shrinks, everything between the two is right.
 
-    A derivative by differences has a bound for its error (see derivatives.by_differences). A
-    gradient is refused where it is further off than 8 times that, plus 1e-10 of the input's largest
-    (for its own rounding). At a kink, where the slopes to the left and to the right don't approach
-    each other as the step shrinks, anything between the two is right.
+    Args:
+        fn: A deterministic function that takes the inputs as Tensors and returns a Tensor.
+        inputs: float64 Tensors or arrays, on any backend.
+        order: The highest order of derivatives to check.
+        cotangent: v, in the shape of fn's output; random by default.
+        rng: Draws v and w; `np.random.default_rng(0)` by default.
 
-    Raises GradientError with the worst elements; TypeError or ValueError if fn or the inputs can't
-    be checked.
+    Raises:
+        GradientError: If a gradient is wrong; the message shows its worst elements.
+        TypeError, ValueError: If fn or the inputs can't be checked.
+
+    Source: Ridders, Advances in Engineering Software 4 (1982), for the differences.
     """
     if not isinstance(order, int) or order < 1:
         raise ValueError(f"gradcheck: expected an order of 1, 2, …, got {order!r}")
-    arrays, backends = _checked_inputs(inputs)
-    rng = rng or np.random.default_rng(0)
-    y = _output(fn, arrays, backends)
-    v: Any = y.shape
+    xs = _checked_inputs(inputs)
+    y = _checked_output(fn, xs)
+    weights = draw_weights(rng or np.random.default_rng(0), y.shape, xs, order)
     if cotangent is not None:
         v = Tensor(cotangent, dtype=np.float64, backend="numpy").numpy()
         if v.shape != y.shape:
             raise ValueError(
                 f"gradcheck: expected a cotangent of shape {y.shape}, as fn's output, got {v.shape}"
             )
-    weights = draw_weights(rng, v, arrays, order)
-    found = by_autodiff(fn, arrays, backends, weights, order)
+        weights[0] = [v]
+    found = by_autodiff(fn, xs, weights, order)
     for k in range(1, order + 1):
         for i, g in enumerate(found[k]):
-            if g.shape != arrays[i].shape:
+            if g.shape != xs[i].shape:
                 raise GradientError(
                     f"gradcheck: the gradient of input {i} (order {k}) has shape {g.shape}, "
-                    f"expected {arrays[i].shape}"
+                    f"expected {xs[i].shape}"
                 )
-            _judge(g, by_differences(fn, arrays, backends, weights, i, k), i, k)
+            _judge(g, by_differences(fn, xs, weights, i, k), f"input {i} is wrong at order {k}")
 
 
-def _checked_inputs(inputs: Sequence[Any]) -> tuple[list[np.ndarray], list[str]]:
-    """The inputs as arrays on the host, and where they were."""
+def _checked_inputs(inputs: Sequence[Tensor | ArrayLike]) -> list[Tensor]:
+    """The inputs as leaves, each on its backend."""
     if isinstance(inputs, Tensor) or not isinstance(inputs, list | tuple) or not inputs:
         raise TypeError(
             "gradcheck: expected a list or tuple of at least one input, got "
@@ -90,12 +88,12 @@ def _checked_inputs(inputs: Sequence[Any]) -> tuple[list[np.ndarray], list[str]]
             raise ValueError(f"gradcheck: input {i} of shape {x.shape} has no elements")
         if not np.isfinite(x.numpy()).all():
             raise ValueError(f"gradcheck: input {i} holds NaN or inf")
-    return [x.numpy() for x in tensors], [x.backend for x in tensors]
+    return [Tensor(x, requires_grad=True, backend=x.backend) for x in tensors]
 
 
-def _output(fn: Callable[..., Tensor], arrays: list[np.ndarray], backends: list[str]) -> Tensor:
-    """What fn returns, after checking that it is a Tensor with a gradient, twice the same."""
-    y, again = (fn(*tensors(arrays, backends)) for _ in range(2))
+def _checked_output(fn: Callable[..., Tensor], xs: Sequence[Tensor]) -> Tensor:
+    """What fn returns: a Tensor with a gradient, the same both times."""
+    y, again = fn(*xs), fn(*xs)
     if not isinstance(y, Tensor):
         raise TypeError(f"gradcheck: expected fn to return a Tensor, got {type(y).__name__}")
     if not y.requires_grad:
@@ -112,34 +110,20 @@ def _output(fn: Callable[..., Tensor], arrays: list[np.ndarray], backends: list[
     return y
 
 
-def _judge(
-    found: np.ndarray, estimates: dict[tuple[int, ...], Estimate], i: int, order: int
-) -> None:
-    """Raise GradientError unless `found` is the gradient of input i, of that order."""
-    own = 1e-10 * float(np.linalg.norm(found.ravel(), np.inf))
-    wrong: list[tuple[float, Any, Estimate, float]] = []
-    for index, estimate in estimates.items():
-        got, (low, high) = float(found[index]), estimate.range
-        off = max(low - got, got - high, 0.0)
-        tolerance = 8 * estimate.error + own
-        if not off <= tolerance:
-            wrong.append((off, index, estimate, tolerance))
-    if wrong:
-        raise GradientError(_report(wrong, found, i, order))
-
-
-def _report(wrong: list[Any], found: np.ndarray, i: int, order: int) -> str:
-    """The worst elements, one per line."""
-    wrong.sort(key=lambda w: -w[0])
+def _judge(found: Floats, estimate: Estimate, what: str) -> None:
+    """Raise GradientError with the worst elements, one per line, unless `found` is right."""
+    off, tolerance = estimate.compare(found, float(np.linalg.norm(found.ravel(), np.inf)))
+    wrong = [index for index in np.ndindex(found.shape) if not off[index] <= tolerance[index]]
+    if not wrong:
+        return
     lines = [
-        f"gradcheck: the gradient of input {i} is wrong at order {order}: {len(wrong)} of "
-        f"{found.size} elements; the worst:"
+        f"gradcheck: the gradient of {what}: {len(wrong)} of {found.size} elements; the worst:"
     ]
-    for off, index, estimate, tolerance in wrong[:5]:
-        low, high = estimate.range
-        expected = f"{low:.10g} to {high:.10g} (a kink)" if estimate.kink else f"{low:.10g}"
+    for index in sorted(wrong, key=lambda index: -off[index])[:5]:
+        low, high = estimate.low[index], estimate.high[index]
+        expected = f"{low:.10g} to {high:.10g} (a kink)" if low < high else f"{low:.10g}"
         lines.append(
             f"  [{', '.join(map(str, index))}]: expected {expected}, got {found[index]:.10g}; "
-            f"off by {off:.2g}, tolerance {tolerance:.2g}"
+            f"off by {off[index]:.2g}, tolerance {tolerance[index]:.2g}"
         )
-    return "\n".join(lines)
+    raise GradientError("\n".join(lines))

@@ -1,7 +1,7 @@
 """Prove that the closed form of a fused op equals its composition, for all numbers.
 
-The programs of both are recorded, and run as printed on arrays of symbols. At each order these must
-be equal, as rational functions of x, γ, β, ε, dy and the roots s, where s² = σ² + ε:
+The programs of both are recorded, and run as they are printed on arrays of symbols. At each order
+these must be equal, as rational functions of x, γ, β, ε, dy and the roots s, where s² = σ² + ε:
 
     order 0   the outputs of the closed form and of the composition
     order 1   the gradients of Σ dy · output by the closed form, by the rules of the composition,
@@ -9,8 +9,8 @@ be equal, as rational functions of x, γ, β, ε, dy and the roots s, where s² 
     order 2   the gradients of Σ w · (the gradients) by the engine, and by SymPy, which starts from
               those of the closed form; and so on
 
-This proves the formulas, the rules and the walk, for the shapes that are tried and all finite
-numbers with a positive σ² + ε. Rounding is left out: a constant such as 0.1666… counts as 1/6, and
+This proves the formulas, the rules and the walk, for the shapes that are tried and for all finite
+numbers with a positive σ² + ε. It ignores rounding: a constant such as 0.1666… counts as 1/6, and
 casts change nothing. Where two methods differ, small integers show it.
 """
 
@@ -23,22 +23,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinybn.autodiff import grad
-from tinybn.check.algebra import EPS, Algebra, Element
-from tinybn.check.compare import fused_op
-from tinybn.check.symbolic import Symbolic, filled, run
+from tinybn.check.algebra import EPS, Algebra, Polynomial
+from tinybn.check.compare import fused_op, is_float
+from tinybn.check.derivatives import derivatives, leaves
+from tinybn.check.symbolic import each, filled, run, symbolic
 from tinybn.fusion import Fused, FusedOp
 from tinybn.modes import use_fused
 from tinybn.program import Program, program, without_dead
-from tinybn.tensor import tensor
+from tinybn.tensor import Tensor
 
 
 class Counterexample(NamedTuple):
-    """Where two methods differ.
-
-    inputs: arrays of integers by name, with ε as "eps". element: of which result, such as
-    d_x[0, 1]. values: exact numbers of SymPy, by method.
+    """Inputs (integers, ε as "eps") for which two methods differ in an element of a result, such as
+    d_x[0, 1], and its values by each method: exact numbers of SymPy.
     """
 
     inputs: dict[str, np.ndarray]
@@ -52,9 +51,9 @@ class Counterexample(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """All methods agree at this order, on inputs of these shapes.
+    """All methods agree at this order, on inputs of these names and shapes.
 
-    proved: for all numbers. counterexample: None if the claim is proved, or if none was found.
+    The claim is proved for all numbers, refuted by a counterexample, or neither.
     """
 
     op: str
@@ -73,22 +72,32 @@ class Claim(NamedTuple):
 
 def prove(
     op: Fused | str,
-    inputs: Sequence[Any],
+    inputs: Sequence[Tensor | ArrayLike],
     static: Mapping[str, Any] | None = None,
     *,
     orders: int = 2,
 ) -> list[Claim]:
-    """Prove that a fused op equals its composition; returns a claim per order.
+    """Prove that a fused op equals its composition, with symbols in place of numbers.
 
-    op: a fused op, or its name. inputs, static: as for `compare`, but only the shapes of
-    floating-point arrays matter, and eps is always a symbol. orders: up to which derivatives. The
-    first claim that is not proved is the last. At second order, 6 numbers that are normalized
-    together take seconds, and each further one doubles that.
+    At second order, a proof for 6 numbers that are normalized together takes seconds, and each
+    further one doubles that.
 
-    TypeError if the op is not fused, compares numbers, or uses a function that algebra.py does not
-    know; ModuleNotFoundError without SymPy.
+    Args:
+        op: A fused op, or its name.
+        inputs: The op's inputs, of which only the shapes matter.
+        static: The op's keywords. Of arrays of floats only the shapes matter; eps is a symbol.
+        orders: The highest order of derivatives.
+
+    Returns:
+        A claim per order, up to the first that is not proved.
+
+    Raises:
+        TypeError: If the op is not fused, compares numbers, or uses a function that symbolic.py
+            does not know.
+        ValueError: If two methods give results of different shapes.
+        ModuleNotFoundError: Without SymPy.
     """
-    methods = Methods(fused_op("prove", op), inputs, static or {}, orders)
+    methods = _Methods(fused_op("prove", op), inputs, static or {}, orders)
     claims: list[Claim] = []
     below: list[Any] = []
     for order in range(orders + 1):
@@ -108,12 +117,8 @@ def prove(
     return claims
 
 
-class Methods:
-    """A fused op and its derivatives by each method, as arrays of symbols.
-
-    names: the op's inputs. weights: the arrays that multiply the results of each order before the
-    next derivative is taken. shapes: those of all symbols. integers: arrays that stay numbers.
-    """
+class _Methods:
+    """A fused op and its derivatives by each method, as arrays of symbols."""
 
     def __init__(
         self, op: FusedOp, inputs: Sequence[Any], static: Mapping[str, Any], orders: int
@@ -121,10 +126,10 @@ class Methods:
         self.op, self.names, self.static = op, op.names[: len(inputs)], dict(static)
         if "eps" in inspect.signature(op.call).parameters:
             self.static["eps"] = EPS
-        given = dict(zip(self.names, inputs, strict=True)) | self.static
-        arrays = {name: a for name, a in given.items() if hasattr(a, "shape")}
-        self.integers = {name: a for name, a in arrays.items() if a.dtype.kind != "f"}
-        self.shapes = {name: tuple(a.shape) for name, a in arrays.items() if a.dtype.kind == "f"}
+        self.shapes = {x: np.shape(a) for x, a in zip(self.names, inputs, strict=True)}
+        arrays = {name: a for name, a in static.items() if hasattr(a, "shape")}
+        self.integers = {name: a for name, a in arrays.items() if not is_float(a)}
+        self.shapes |= {name: a.shape for name, a in arrays.items() if is_float(a)}
         self.inputs = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
         self.weights = [["dy"], *([f"w{k}_{x}" for x in self.names] for k in range(1, orders))]
         self.shapes["dy"] = self.record(0).outputs[0].shape
@@ -132,22 +137,19 @@ class Methods:
             self.shapes |= {w: self.shapes[x] for w, x in zip(ws, self.names, strict=True)}
         self.algebra = Algebra(1 + sum(math.prod(shape) for shape in self.shapes.values()))
         symbols = filled(self.shapes, self.algebra.free[1:])
-        self.symbols = {name: a.view(Symbolic) for name, a in symbols.items()}
+        self.symbols = {name: symbolic(self.algebra, a) for name, a in symbols.items()}
 
-    def step(self, arrays: Mapping[str, Any], order: int) -> list[Any]:
+    def step(self, arrays: Mapping[str, Any], order: int) -> list[Tensor]:
         """The output, or the gradients of Σ w · (the results one order below)."""
-        xs = [tensor(arrays[x], requires_grad=True, backend="numpy") for x in self.names]
-        given = dict(zip(self.names, xs, strict=True))
         keywords = {name: arrays.get(name, value) for name, value in self.static.items()}
-        values = [self.op.call(**given, **keywords)]
-        for k, ws in enumerate(self.weights[:order], start=1):
-            pairs = [(v, arrays[w]) for v, w in zip(values, ws, strict=True) if v.requires_grad]
-            gs: Sequence[Any] = [None] * len(xs)  # if what is one order below depends on nothing
-            if pairs:
-                ys, seeds = zip(*pairs, strict=True)
-                gs = grad(ys, xs, seeds, create_graph=k < order, allow_unused=True)
-            values = [x * 0 if g is None else g for x, g in zip(xs, gs, strict=True)]
-        return [v.detach() for v in values]
+        weights = [[arrays[w] for w in ws] for ws in self.weights[:order]]
+
+        def fn(*xs: Tensor) -> Tensor:
+            return self.op.call(**dict(zip(self.names, xs, strict=True)), **keywords)
+
+        xs = leaves([arrays[x] for x in self.names])
+        *_, results = derivatives(fn, xs, weights, order)
+        return [result.detach() for result in results]
 
     def record(self, order: int) -> Program:
         """The program of `step`."""
@@ -164,14 +166,13 @@ class Methods:
     def by_sympy(self, order: int, below: Sequence[Any]) -> list[Any]:
         """By differentiation of the results one order below."""
         pairs = zip(below, self.weights[order - 1], strict=True)
-        total = self.algebra.element(sum((y * self.symbols[w]).sum().item() for y, w in pairs))
-        xs = {name: self.symbols[name] for name in self.names}
-        slopes = (self.algebra.derivative(total, x) for array in xs.values() for x in array.flat)
-        return [*filled({name: array.shape for name, array in xs.items()}, slopes).values()]
+        total = sum((y * self.symbols[w]).sum() for y, w in pairs).item()
+        xs = [self.symbols[name] for name in self.names]
+        return [each(lambda x: self.algebra.derivative(total, x), array) for array in xs]
 
     def difference(
         self, found: Mapping[str, list[Any]]
-    ) -> tuple[int, tuple[int, ...], dict[str, Element]] | None:
+    ) -> tuple[int, tuple[int, ...], dict[str, Polynomial]] | None:
         """Where two methods first differ: in which result, at which index, and what each gives."""
         (ours, results), *others = found.items()
         for other, expected in others:
@@ -180,13 +181,25 @@ class Methods:
                     shapes = f"{a.shape} by the {ours} and {b.shape} by the {other}"
                     raise ValueError(f"{self.op.name}: the shape of result {i} is {shapes}")
                 for index in np.ndindex(a.shape):
-                    sides = {ours: a[index], other: b[index]}
-                    if not self.algebra.is_zero(self.algebra.element(a[index] - b[index])):
-                        return i, index, sides
+                    left, right = (self.algebra.polynomial(side[index]) for side in (a, b))
+                    if not self.algebra.is_zero(left - right):
+                        return i, index, {ours: left, other: right}
         return None
 
+    def values(self, sides: Mapping[str, Polynomial], free: Sequence[int]) -> dict[str, Any] | None:
+        """The two sides in numbers; None if they are equal, or not real."""
+        numbers = self.algebra.numbers(free)
+        if numbers is None:
+            return None
+        found = {
+            method: self.algebra.polynomial(side).as_expr(*numbers)
+            for method, side in sides.items()
+        }
+        a, b = found.values()
+        return found if abs((a - b).evalf(30)) > 1e-20 else None
+
     def counterexample(
-        self, order: int, i: int, index: tuple[int, ...], sides: Mapping[str, Element]
+        self, order: int, i: int, index: tuple[int, ...], sides: Mapping[str, Polynomial]
     ) -> Counterexample | None:
         """Small integers, as many of them 0 as possible, that tell the two sides apart.
 
@@ -194,25 +207,16 @@ class Methods:
         compute with eps before it meets an array, and so hide that it is a symbol.
         """
         rng = np.random.default_rng(0)
-
-        def values(free: Sequence[int]) -> dict[str, Any] | None:
-            numbers = self.algebra.numbers(free)
-            if numbers is None:
-                return None
-            found = {method: self.algebra.element(e).at(numbers) for method, e in sides.items()}
-            a, b = found.values()
-            return found if abs((a - b).evalf(30)) > 1e-20 else None
-
         n = len(self.algebra.free) - 1
         draws = ([1, *rng.integers(-k, k + 1, n).tolist()] for k in range(1, 50))
-        free = next((draw for draw in draws if values(draw)), None)
+        free = next((draw for draw in draws if self.values(sides, draw)), None)
         if free is None:
             return None
         for k in range(1, n + 1):
             for smaller in (abs(free[k]), 1, 0) if free[k] else ():
                 changed = [*free[:k], smaller, *free[k + 1 :]]
-                free = changed if values(changed) else free
-        exact = values(free) or {}
+                free = changed if self.values(sides, changed) else free
+        exact = self.values(sides, free) or {}
         inputs = filled({"eps": ()} | self.shapes, free)
         floats = {name: a.astype(np.float64) for name, a in inputs.items()} | self.integers
         with use_fused(True):
