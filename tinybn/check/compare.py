@@ -60,7 +60,7 @@ class Exact(NamedTuple):
 
 
 def compare(
-    op: Fused | str,
+    op: Fused[...] | str,
     inputs: Sequence[Tensor | ArrayLike],
     static: Mapping[str, Any] | None = None,
     *,
@@ -155,7 +155,7 @@ def compare(
     return table
 
 
-def fused_op(asked: str, op: Fused | str) -> FusedOp:
+def fused_op(asked: str, op: Fused[...] | str) -> FusedOp:
     """A fused op, given as it is or by name; TypeError names the function that `asked` for it."""
     found = FUSED.get(op) if isinstance(op, str) else getattr(op, "op", None)
     if not isinstance(found, FusedOp):

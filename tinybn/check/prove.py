@@ -71,7 +71,7 @@ class Claim(NamedTuple):
 
 
 def prove(
-    op: Fused | str,
+    op: Fused[...] | str,
     inputs: Sequence[Tensor | ArrayLike],
     static: Mapping[str, Any] | None = None,
     *,
