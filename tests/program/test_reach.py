@@ -1,5 +1,7 @@
 """What a step reaches, and what of it matters between two calls."""
 
+import functools
+import operator
 import types
 from collections import deque
 from types import SimpleNamespace
@@ -330,6 +332,16 @@ def test_integers_that_are_too_large(backend):
     run(X, 2**63)
     with pytest.raises(RecordingError, match="argument 1 is an integer of more than 64 bits"):
         run(X, 2**63)
+
+
+def test_functions_without_a_name_or_signature():
+    run = compiled(operator.itemgetter(0))
+    np.testing.assert_array_equal(run(X), X[0])
+    run = tb.compile(functools.partial(np.multiply, 2), backend="numpy")
+    sizes = [n for n in range(1, 17) for _ in range(2)]
+    with pytest.warns(UserWarning, match="the step has been recorded 16 times"):
+        results = [run(np.ones(n)) for n in sizes]
+    assert [y.tolist() for y in results] == [[2] * n for n in sizes]
 
 
 def test_named_things_may_be_of_any_kind():

@@ -85,8 +85,8 @@ class Compiled:
         self.recordings += 1
         if self.recordings == MANY:
             warnings.warn(
-                f"{self.step.__name__} has been recorded {MANY} times, since shapes or settings "
-                "keep changing: pad the batches, or leave this step uncompiled",
+                f"{getattr(self.step, '__name__', 'the step')} has been recorded {MANY} times, "
+                "since shapes or settings keep changing: pad the batches, or leave it uncompiled",
                 stacklevel=4,
             )
         del found[: -MANY + 1]

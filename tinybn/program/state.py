@@ -89,7 +89,7 @@ class State:
 
     def _enter(self, name: str, value: Any) -> None:
         """Visit what an object refers to."""
-        if id(value) in self._seen:
+        if id(value) in self._seen or isinstance(value, np.ufunc):
             return
         self._seen[id(value)] = value
         static = isinstance(value, type | types.ModuleType)

@@ -226,18 +226,14 @@ def fits(number: int) -> bool:
 
 def check_tensors(leaves: Iterable[Any], state: State) -> None:
     """Arguments that are Tensors have to be leaves of their own, or RecordingError."""
-    seen: set[int] = set()
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            if leaf._node is not None:
-                what = "was computed by recorded ops: detach() it"
-            elif leaf.grad is not None:
-                what = "has a gradient: a compiled step starts from leaves without one"
-            elif id(leaf) in state.tensors:
-                what = "is a Tensor that the step refers to, too"
-            elif id(leaf) in seen:
-                what = "is the same Tensor as another"
-            else:
-                seen.add(id(leaf))
-                continue
-            raise refused(f"argument {i} {what}")
+    tensors = [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    ids = [id(leaf) for _, leaf in tensors]
+    for i, leaf in tensors:
+        for wrong, what in (
+            (leaf._node is not None, "was computed by recorded ops: detach() it"),
+            (leaf.grad is not None, "has a gradient: a compiled step starts from leaves"),
+            (id(leaf) in state.tensors, "is a Tensor that the step refers to, too"),
+            (ids.count(id(leaf)) > 1, "is the same Tensor as another"),
+        ):
+            if wrong:
+                raise refused(f"argument {i} {what}")

@@ -35,7 +35,7 @@ def names_of(function: Callable[..., Any], args: Any, keywords: Any, count: int)
     """What the function calls its arguments, if each is one leaf."""
     try:
         names = list(inspect.signature(function).bind(*args, **keywords).arguments)
-    except TypeError:
+    except (TypeError, ValueError):  # a built-in function may have no signature
         names = []
     return names if len(names) == count else [f"arg{i}" for i in range(count)]
 
