@@ -1,8 +1,8 @@
 """`compile(step)`: the same function, recorded once for each kind of argument, run as a program.
 
-The first call with arguments of a kind runs as always, so that errors are normal errors and an odd
-last batch costs nothing; the second is recorded. A call then checks that nothing which was read
-while recording has changed, points the program to the arrays of this call, and runs it.
+The first call with arguments of a kind runs the step as it is, so errors are ordinary errors, and
+an odd last batch costs nothing. The second call records it. Every call checks that nothing has
+changed that was read while recording.
 """
 
 from __future__ import annotations
@@ -19,38 +19,43 @@ import numpy as np
 from tinybn.backend import module, name_of
 from tinybn.modes import current_mode
 from tinybn.program.passes import exact, relaxed
-from tinybn.program.place import Place
 from tinybn.program.recorded import Recorded
-from tinybn.program.run import Run, bare
+from tinybn.program.run import Run
 from tinybn.program.source import Program, function
 from tinybn.program.state import State
-from tinybn.program.step import Step, record
-from tinybn.program.tree import flatten
+from tinybn.program.step import Step, fits, record
+from tinybn.program.tree import bare, leaves_of
 from tinybn.tensor import Tensor
 
 LOCK = threading.RLock()
-"""One for all compiled steps, as they may share models."""
+"""One for all compiled steps, since they may share models."""
 
 MANY = 16
-"""Recordings of one step; more are worth a warning, and the oldest are forgotten."""
+"""So many recordings of one step deserve a warning; the oldest of one kind are forgotten."""
+
+SIMPLE = {np.ndarray, Tensor, float, int}
+"""Types of arguments that are not nested."""
 
 
 class Compiled:
-    """What `compile` makes of a step: it is called like the step.
+    """A compiled step; call it like the step.
 
-    recordings: how many times the step has been recorded.
+    Attributes:
+        recordings: How many times the step has been recorded.
     """
 
     def __init__(self, step: Callable[..., Any], state: Any, backend: str) -> None:
         functools.update_wrapper(self, step)
         self.step, self.state, self.backend = step, state, backend
         self.runs: dict[Any, list[Run]] = {}
+        self.latest: Run | None = None
         self.recordings = 0
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         mode = current_mode()
         key = (mode, *map(_kind, args), *[(k, _kind(v)) for k, v in keywords.items()])
-        leaves = _leaves(args, keywords)
+        flat = not keywords and SIMPLE.issuperset(map(type, args))
+        leaves = args if flat else leaves_of((args, keywords))
         with LOCK:  # also for an eager call: while one thread records, models hold no numbers
             found = self.runs.get(key)
             if found is None:
@@ -59,16 +64,19 @@ class Compiled:
                     self.runs[key] = []
                 return self.step(*args, **keywords)
             for run in found:
-                if run.holds():
+                if run.fits():
                     return run(leaves)
             return self._record(found, args, keywords, leaves)(leaves)
 
     def source(self) -> str:
-        """The loops of the latest recording, as Python; or the program, where NumPy runs it."""
-        runs = [run for found in self.runs.values() for run in found]
-        if not runs:
+        """The latest recording as Python: its loops, or the program if NumPy runs it.
+
+        Raises:
+            ValueError: Nothing has been recorded yet.
+        """
+        if self.latest is None:
             raise ValueError("nothing is recorded yet: call it twice with arguments of one kind")
-        return runs[-1].machine.source
+        return self.latest.machine.source
 
     def _record(self, found: list[Run], args: Any, keywords: Any, leaves: Any) -> Run:
         state = State(self.step, self.state)
@@ -77,17 +85,18 @@ class Compiled:
         self.recordings += 1
         if self.recordings == MANY:
             warnings.warn(
-                f"{self.step.__name__} has been recorded {MANY} times, since shapes or settings "
-                "keep changing: pad the batches, or leave this step uncompiled",
+                f"{getattr(self.step, '__name__', 'the step')} has been recorded {MANY} times, "
+                "since shapes or settings keep changing: pad the batches, or leave it uncompiled",
                 stacklevel=4,
             )
         del found[: -MANY + 1]
-        found.append(Run(step, state, *machine(step, backend, self.backend)))
-        return found[-1]
+        self.latest = Run(step, *machine(step, backend, self.backend))
+        found.append(self.latest)
+        return self.latest
 
 
 class OnNumPy:
-    """The printed program, run as it is: on NumPy without Numba, and on CuPy."""
+    """Runs the printed program as it is: on NumPy without Numba, and on CuPy."""
 
     def __init__(self, program: Program, xp: Any) -> None:
         self.source = str(program)
@@ -104,22 +113,11 @@ class OnNumPy:
 
 
 def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]:
-    """What runs a recorded step, and the inputs to whose memory it writes outputs, by number."""
+    """What runs a recorded step, and which outputs get the memory of an input."""
     if (backend, wanted) == ("numpy", "numba") and _has_numba():
         from tinybn.program.machine import Machine
 
-        inputs, outputs = step.program.inputs, step.program.outputs
-        number = {place.id: i for i, place in enumerate(step.sources) if isinstance(place, Place)}
-        homes = {
-            i: number[target.id]
-            for i, target in enumerate(step.targets)
-            if isinstance(target, Place)
-            and not outputs[i].kind
-            and target.id in number
-            and outputs[i].shape == inputs[number[target.id]].shape
-            and outputs[i].dtype == inputs[number[target.id]].dtype
-        }
-        return Machine(relaxed(step.program), homes), homes
+        return Machine(relaxed(step.program), step.homes), step.homes
     return OnNumPy(exact(step.program), module(backend)), {}
 
 
@@ -135,37 +133,23 @@ def _has_numba() -> bool:
     return False
 
 
-def _leaves(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """The arrays and numbers in the arguments."""
-    if not keywords and not any(isinstance(arg, NESTED) for arg in args):
-        return args
-    leaves: list[Any] = []
-    flatten((args, keywords), leaves)
-    return leaves
-
-
-NESTED = tuple, list, dict
-
-
 def _kind(leaf: Any) -> Any:
-    """What of an argument decides which program fits."""
+    """What decides, about an argument, which program fits."""
     kind = type(leaf)
-    if kind is np.ndarray:
-        return leaf.shape, leaf.dtype
     if kind is Tensor:
-        array = leaf._data
-        return kind, leaf._tracked, array.shape, array.dtype, type(array)
+        return kind, leaf._tracked, _kind(leaf._data)
+    if hasattr(leaf, "shape"):
+        return kind, leaf.shape, leaf.dtype
     if isinstance(leaf, tuple | list):
         return kind, *map(_kind, leaf)
     if isinstance(leaf, dict):
         return kind, *[(key, _kind(value)) for key, value in leaf.items()]
-    if hasattr(leaf, "shape"):
-        return kind, leaf.shape, leaf.dtype
-    return leaf if leaf is None or isinstance(leaf, bool | str) else kind
+    value = leaf is None or isinstance(leaf, bool | str) or (kind is int and not fits(leaf))
+    return leaf if value else kind
 
 
 def _backend_of(state: State, leaves: list[Any]) -> str:
-    arrays = [t._data for _, t in state.tensors.values()] + [bare(a) for a in leaves]
+    arrays = [bare(a) for a in (*leaves, *(place.get() for place in state.arrays))]
     names = {name_of(a) for a in arrays if hasattr(a, "shape")}
     return "cupy" if "cupy" in names else "numpy"
 
@@ -176,7 +160,7 @@ def compile(
     state: Iterable[Any] = (),
     backend: str = "numba",
 ) -> Any:
-    """`step`, recorded and compiled: a function that does the same, faster (also a decorator).
+    """Record and compile a training step; also a decorator.
 
         @tb.compile
         def step(x, labels):
@@ -186,18 +170,26 @@ def compile(
             optimizer.step()
             return loss
 
-    step: takes and returns arrays, Tensors, numbers, and tuples, lists and dicts of these. It may
-        change the Tensors, models and optimizers that it refers to, and nothing else.
-    state: models and optimizers that can't be found from the code of the step.
-    backend: "numba" (fused loops; without Numba, one warning, and "numpy") or "numpy" (the printed
-        program, which equals the step bit for bit). On CuPy arrays, the printed program on CuPy.
+    The first call with arguments of one kind (shapes, dtypes, modes) runs the step as it is, the
+    second records it. A change of anything that the step read (training, requires_grad, which
+    layers there are, …) records it again.
 
-    The first call for arguments of each kind (shapes, dtypes, modes) runs the step as it is, the
-    second records it; a change of what the step read (training, requires_grad, which layers there
-    are, …) records it again. Results agree with the step's but for rounding: gradients to some ULP
-    of their largest terms. What can't be recorded raises RecordingError, with the line that does
-    it, and nothing has changed; nor has it after any other error in a call that is recorded. What
-    is returned is new, but for Tensors of the models and arguments that are returned as they are.
+    Args:
+        step: Takes and returns arrays, Tensors, numbers, and tuples, lists and dicts of these. It
+            may change the Tensors, models and optimizers that it refers to, and nothing else.
+        state: Models and optimizers that can't be found from the code of the step.
+        backend: "numba" (fused loops; without Numba, one warning, and "numpy") or "numpy" (the
+            printed program, which equals the step bit for bit). Steps on CuPy arrays always run
+            the printed program.
+
+    Returns:
+        A `Compiled` that does what the step does, faster. Results may differ by rounding: gradients
+        by a few ULP of their largest terms. It returns new Tensors and arrays, except for Tensors
+        of the models and arguments that the step returns.
+
+    Raises:
+        RecordingError: At a call, if the step does something that can't be recorded. The message
+            names the line. Nothing has changed then, nor after any other error while recording.
     """
     if backend not in ("numba", "numpy"):
         raise ValueError(f"compile: expected backend 'numba' or 'numpy', got {backend!r}")
@@ -214,12 +206,21 @@ def program(
     passes: Callable[[Program], Program] = exact,
     **keywords: Any,
 ) -> Program:
-    """What `step(*args, **keywords)` does to arrays, as a program; nothing is run or changed.
+    """Record what `step(*args, **keywords)` does to arrays, without running or changing anything.
 
-    passes: what is done with the lines that were written down (see passes.py): `exact` leaves out
-    what changes nothing, `relaxed` also shortens sums, `without_dead` keeps the most.
+    Args:
+        step: A function, as for `compile`.
+        *args: Its arguments; of arrays, only the shapes and dtypes matter.
+        passes: What to do with the recorded lines (see passes.py): `exact` leaves out whatever
+            changes no result, `relaxed` also shortens sums, `without_dead` keeps the most.
+        **keywords: Its keyword arguments.
+
+    Returns:
+        The program: data (`lines`), and NumPy source when printed.
+
+    Raises:
+        RecordingError: The step does something that can't be recorded.
     """
-    leaves: list[Any] = []
-    flatten((args, keywords), leaves)
     state = State(step)
-    return passes(record(step, args, keywords, state, _backend_of(state, leaves)).program)
+    backend = _backend_of(state, leaves_of((args, keywords)))
+    return passes(record(step, args, keywords, state, backend).program)

@@ -1,8 +1,8 @@
-"""What the code of a step mentions, and where Python would find it."""
+"""The names that the code of a step mentions, and where Python would look for them."""
 
 from __future__ import annotations
 
-import functools
+import dis
 import sys
 import types
 from collections.abc import Iterator
@@ -12,57 +12,56 @@ from tinybn.nn.module import Module
 from tinybn.optim import Optimizer
 from tinybn.program.place import Place
 
+QUIET = {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__del__"}
+"""Methods that a step does not call by using an object."""
+
 
 def by_user(what: Any) -> bool:
-    """Whether a class or a module's name is not the standard library's, NumPy's or ours."""
-    root = getattr(what, "__module__", what).partition(".")[0]
+    """Whether a class or module is not from the standard library, NumPy or tinybn."""
+    root = (getattr(what, "__module__", None) or what.__name__).partition(".")[0]
     return root not in ("tinybn", "numpy") and root not in sys.stdlib_module_names
 
 
 def operators(kind: type) -> set[str]:
-    """The methods that are called without their names, such as __call__."""
-    quiet = {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__del__"}
+    """The methods that Python calls without their names, such as __call__."""
     return {
         name
         for base in filter(by_user, kind.__mro__)
         for name, value in vars(base).items()
         if name.startswith("__") and isinstance(value, types.FunctionType)
-    } - quiet
+    } - QUIET
 
 
-def attributes_of(name: str, thing: Any, word: str) -> Iterator[Place]:
-    """Where an attribute is: in the thing itself, and in its classes; of a property, its code."""
+def names_in(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """All names that the code of a function mentions, and those of global variables.
+
+    Any string may be a name, too, for getattr or globals().
+    """
+    words, variables = set(code.co_names), set()
+    for instruction in dis.get_instructions(code):
+        if "GLOBAL" in instruction.opname or instruction.opname == "LOAD_NAME":
+            variables.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            inner_words, inner_variables = names_in(constant)
+            words, variables = words | inner_words, variables | inner_variables
+        elif isinstance(constant, str) and constant.isidentifier():
+            words, variables = words | {constant}, variables | {constant}
+    return words, variables
+
+
+def attributes_of(name: str, thing: Any, words: set[str]) -> Iterator[Place]:
+    """Where those attributes may be that have one of these names: in the thing and its classes."""
     own = getattr(thing, "__dict__", {})
-    if word in own and not isinstance(thing, Module | Optimizer | type):  # whose are all known
-        yield Place(name, own, word)
-    for base in (thing if isinstance(thing, type) else type(thing)).__mro__:
-        if word not in vars(base) or not by_user(base):
-            continue
-        value = vars(base)[word]
-        if isinstance(value, types.MemberDescriptorType):  # of __slots__
-            if hasattr(thing, word):
-                yield Place(name, thing, word)
-        elif isinstance(value, property | functools.cached_property | classmethod | staticmethod):
-            for part in ("fget", "fset", "func", "__func__"):
-                if code := getattr(value, part, None):
-                    yield Place(name, [code], 0)
-        elif not isinstance(value, types.GetSetDescriptorType):
-            yield Place(name, base, word)
-
-
-def words_of(code: types.CodeType) -> Iterator[str]:
-    """Every name that a function's code, or that of a function inside of it, mentions."""
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, str) and inner.isidentifier():  # as for getattr
-            yield inner
-        if isinstance(inner, types.CodeType):
-            yield from words_of(inner)
-
-
-def filled(cell: Any) -> bool:
-    """Whether the variable of a closure has a value yet."""
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
+    if not isinstance(thing, Module | Optimizer | type):  # of these, all are known already
+        for word in sorted(words & own.keys()):
+            yield Place(f"{name}.{word}", own, word)
+    for base in filter(by_user, (thing if isinstance(thing, type) else type(thing)).__mro__):
+        for word in sorted(words & vars(base).keys()):
+            value = vars(base)[word]
+            if isinstance(value, types.MemberDescriptorType):  # of __slots__
+                yield Place(f"{name}.{word}", thing, word)
+            elif isinstance(value, classmethod):  # reading it from the class makes a new method
+                yield Place(f"{name}.{word}", value, "__func__")
+            elif not isinstance(value, types.GetSetDescriptorType):
+                yield Place(f"{name}.{word}", base, word)

@@ -1,39 +1,106 @@
-"""Places: where the values are that a step reads and changes."""
+"""Places: where the values are that a step reads and changes, and how to check them all at once."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from keyword import iskeyword
+from operator import attrgetter, is_, setitem
 from typing import Any, NamedTuple
 
 from tinybn.backend import MODULES
 from tinybn.tensor import Tensor
 
+NOTHING = object()
+"""The value of a place that does not exist (yet, or any longer)."""
+
+MISSING = AttributeError, LookupError, ValueError
+"""What Python raises there: ValueError for a variable of a closure."""
+
+
+def size(container: Any) -> int:
+    """As a key: how much a container holds."""
+    return len(container)
+
+
+def items(container: Any) -> tuple[Any, ...]:
+    """As a key: what a set holds, or the keys of a dict."""
+    return tuple(container)
+
+
+def contents(array: Any) -> Any:
+    """As a key: the numbers in an array."""
+    return array.shape, array.dtype.str, array.tobytes()
+
+
+COMPUTED = {
+    size: "len({owner}) == {value}",
+    items: "len({owner}) == len({value}) and all(map(is_, {owner}, {value}))",
+    contents: "contents({owner}) == {value}",
+}
+"""Keys whose values are computed from the owner, and expressions that test the value."""
+
 
 class Place(NamedTuple):
-    """Where a value is: an entry of a dict or list, or an attribute of anything else."""
+    """Where a value is: an entry of a container, an attribute of anything else, or COMPUTED."""
 
     name: str
     owner: Any
     key: Any
 
     @property
-    def of_tensor(self) -> str | None:
-        """ "_data" or "grad", if that of a Tensor is meant."""
-        return self.key if isinstance(self.owner, Tensor) else None
-
-    @property
     def id(self) -> tuple[int, Any]:
         """Equal for the same place."""
         return id(self.owner), self.key
 
-    def get(self) -> Any:
-        in_container = isinstance(self.owner, dict | list | tuple)
-        return self.owner[self.key] if in_container else getattr(self.owner, self.key)
+    @property
+    def is_gradient(self) -> bool:
+        return isinstance(self.owner, Tensor) and self.key == "grad"
 
-    def set(self, value: Any) -> None:
-        if isinstance(self.owner, dict | list):
-            self.owner[self.key] = value
-        else:
-            setattr(self.owner, self.key, value)
+    @property
+    def is_entry(self) -> bool:
+        return isinstance(self.owner, dict | list | deque | tuple)
+
+    def get(self) -> Any:
+        """The value, or NOTHING."""
+        try:
+            if self.key in COMPUTED:
+                return self.key(self.owner)
+            return self.owner[self.key] if self.is_entry else attrgetter(self.key)(self.owner)
+        except MISSING:
+            return NOTHING
+
+    @property
+    def set(self) -> Callable[[Any], None]:
+        """The function that puts a value there."""
+        return partial(setitem if self.is_entry else setattr, self.owner, self.key)
+
+    def test(self, owner: str, key: str, value: str) -> str:
+        """A Python expression: whether the place holds the value, given the names of all three."""
+        if self.key in COMPUTED:
+            return COMPUTED[self.key].format(owner=owner, value=value)
+        if isinstance(self.owner, dict) and self.get() is NOTHING:
+            return f"{key} not in {owner}"
+        if self.is_entry:
+            return f"{owner}[{key}] is {value}"
+        attribute = f"getattr({owner}, {key})" if iskeyword(self.key) else f"{owner}.{self.key}"
+        return f"{attribute} is {value}"
+
+
+def tester(places: Iterable[Place]) -> Callable[[list[Any]], bool]:
+    """A function that tells whether these places hold given values. It may raise MISSING.
+
+    Python checks a hundred values fastest in one expression that is made for them:
+    o0[k0] is v[0] and o1.training is v[1] and …
+    """
+    space: dict[str, Any] = {"is_": is_, "contents": contents}
+    tests = ["True"]
+    for i, place in enumerate(places):
+        space |= {f"o{i}": place.owner, f"k{i}": place.key}
+        tests.append(place.test(f"o{i}", f"k{i}", f"v[{i}]"))
+    exec(f"def test(v):\n    return {' and '.join(tests)}", space)  # noqa: S102, our own text
+    return space["test"]
 
 
 def is_array(value: Any) -> bool:
@@ -41,17 +108,17 @@ def is_array(value: Any) -> bool:
     return MODULES.get(type(value)) is not None and value.dtype.kind in "fiub"
 
 
-def contents(array: Any) -> Any:
-    """What tells an array from one with other numbers."""
-    return array.shape, array.dtype, array.tobytes()
-
-
-def items_of(container: Any) -> tuple[Any, ...]:
-    """What is in a list, but for arrays; of a dict, its keys."""
-    return tuple(None if is_array(item) else item for item in container)
-
-
 def same(a: Any, b: Any) -> bool:
-    """Whether it is the same object, number or string: 2 and 2.0, or 0.0 and -0.0, are not."""
-    plain = isinstance(a, bool | int | float | str | bytes)
-    return a is b or (plain and type(a) is type(b) and repr(a) == repr(b))
+    """Whether both are the same object, equal numbers or strings, or tuples of such.
+
+    2 and 2.0 are not the same, nor are 0.0 and -0.0.
+    """
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float):
+        return repr(a) == repr(b)
+    return isinstance(a, int | str | bytes) and a == b

@@ -1,230 +1,247 @@
 """What a step reaches: the models, optimizers, Tensors, arrays and numbers that it refers to.
 
-Python lets a function read and change anything. So that nothing is baked into a program by mistake
-and nothing that the step changes is lost, whatever can be reached from its code (its closure, the
-globals and attributes that it names, and what hangs on those) is one of these:
+Python lets a function read and change anything. A program must neither freeze a value by mistake
+nor lose a change. So every value that can be reached from the code of the step (its closure, the
+globals and attributes that it names, and what these refer to) is one of these:
 
-state      arrays, and numbers that change from step to step: input and output of the program
-captured   arrays in tuples, which can't be replaced there: inputs; if one differs, recorded again
-settings   all the rest (flags, sizes, which layers there are): read when the step is recorded. If
-           one differs at a later call, it is recorded again. A step that changes one is refused.
+state      arrays, and numbers that change from step to step: inputs and outputs of the program.
+captured   arrays in tuples, which can't be replaced there: inputs. If their numbers change, the
+           step is recorded again.
+settings   everything else (flags, sizes, which layers there are). If one changes between two calls,
+           the step is recorded again. A step that changes one itself is refused.
 """
 
 from __future__ import annotations
 
 import functools
+import random
 import types
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from tinybn.nn.module import Module
 from tinybn.optim import Optimizer
-from tinybn.program.names import attributes_of, by_user, filled, operators, words_of
-from tinybn.program.place import Place, contents, is_array, items_of, same
+from tinybn.program.names import attributes_of, by_user, names_in, operators
+from tinybn.program.place import COMPUTED, NOTHING, Place, contents, is_array, items, same, size
 from tinybn.program.recorded import refused
 from tinybn.tensor import Tensor
+
+PARTS: dict[Any, tuple[str, ...]] = {
+    types.FunctionType: ("__code__", "__defaults__", "__kwdefaults__"),
+    types.MethodType: ("__func__", "__self__"),
+    functools.partial: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+    property: ("fget", "fset"),
+}
+"""Attributes through which Python's own objects refer to others."""
 
 
 class State:
     """Everything that a step reaches.
 
-    tensors: every Tensor, by name. memory: arrays, of optimizers and elsewhere. numbers: learning
-    rates, counts of steps and of batches. captured: places of arrays in tuples, and their contents.
-    settings: places, and what is there. containers: lists and dicts, and what is in them.
-    attributes: those of objects, and their names. paths: layers' names by id.
+    arrays: places of arrays, and of gradients, which may be None. numbers: places of learning rates
+    and counts. captured: places of arrays in tuples, and the arrays. settings: places, and what
+    they hold. tensors, paths: names of Tensors and layers, by id.
     """
 
     def __init__(self, step: Callable[..., Any], named: Iterable[Any] = ()) -> None:
-        self.tensors: dict[int, tuple[str, Tensor]] = {}
-        self.memory: list[Place] = []
+        self.arrays: list[Place] = []
         self.numbers: list[Place] = []
         self.captured: list[tuple[Place, Any]] = []
         self.settings: list[tuple[Place, Any]] = []
-        self.containers: list[tuple[str, Any, Any]] = []
-        self.attributes: list[tuple[str, Any, Any]] = []
-        self.optimizers: list[Optimizer] = []
+        self.tensors: dict[int, str] = {}
         self.paths: dict[int, str] = {}
-        self._seen: dict[int, Any] = {}
-        self._arrays: set[Any] = set()
+        self._optimizers: list[Optimizer] = []
+        self._memories: list[tuple[str, Any]] = []  # of optimizers' parameters
+        self._containers: list[tuple[str, Any]] = []
+        self._seen: dict[Any, Any] = {}  # places and objects
         self._words = {"forward", "update"}  # and every name in the code of what is called
-        self._objects: list[tuple[str, Any]] = []  # of users' own classes
-        self._visit(Place("step", [step], 0))
+        self._objects: list[tuple[str, Any]] = []  # whose attributes matter if the code names them
+        self._enter("step", step)
         for i, thing in enumerate(named):
-            self._visit(Place(f"argument {i}", [thing], 0))
+            self._enter(f"argument {i}", thing)
         self._visit_attributes()
-        for optimizer in self.optimizers:
-            self._visit_optimizer(optimizer)
+        for optimizer in self._optimizers:
+            self._enter_optimizer(optimizer)
         self._visit_attributes()
 
-    def _visit(self, place: Place) -> None:
-        value = place.get()
-        if isinstance(value, Tensor):
-            self._visit_tensor(place.name, value)
-        elif is_array(value):
-            if isinstance(place.owner, tuple):
-                self.captured.append((place, contents(value)))
-            elif place.id not in self._arrays:
-                self._arrays.add(place.id)
-                self.memory.append(place)
+    def _visit(self, place: Place, number: bool = False) -> None:
+        """Decide what a place is. number: whether a number there is state, not a setting."""
+        if place.id in self._seen:
             return
-        self.settings.append((place, value))
-        if id(value) in self._seen:
+        self._seen[place.id] = place  # which keeps its owner, so that no other gets that id
+        value = place.get()
+        if is_array(value) and isinstance(place.owner, tuple):
+            self.captured.append((place, value))
+            self.settings.append((Place(place.name, value, contents), contents(value)))
+        elif is_array(value) or place.is_gradient:
+            self.arrays.append(place)
+        elif number and isinstance(value, int | float | np.generic) and type(value) is not bool:
+            self.numbers.append(place)
+        elif value is not NOTHING or isinstance(place.owner, dict):
+            if not isinstance(place.owner, tuple):  # in a tuple, nothing can change
+                self.settings.append((place, value))
+            self._enter(place.name, value)
+
+    def _enter(self, name: str, value: Any) -> None:
+        """Visit what an object refers to."""
+        if id(value) in self._seen or isinstance(value, np.ufunc):
             return
         self._seen[id(value)] = value
-        if isinstance(value, Module):
-            self._visit_module(place.name, value)
+        static = isinstance(value, type | types.ModuleType)
+        user = by_user(value if static else type(value))
+        attributes = None if static else getattr(value, "__dict__", None)
+        if user or attributes is not None:
+            self._objects.append((name, value))
+        if user and not static:
+            self._words |= operators(type(value))
+        if attributes is not None:
+            self._hold(f"the attributes of {name}", attributes)
+        if isinstance(value, Tensor):
+            self.tensors[id(value)] = name
+            self._visit(Place(name, value, "_data"))
+            self._visit(Place(f"d_{name}", value, "grad"))
+            self._visit(Place(f"{name}.requires_grad", value, "_tracked"))
+        elif isinstance(value, Module):
+            self._enter_module(name, value)
         elif isinstance(value, Optimizer):
-            self.optimizers.append(value)
-        elif isinstance(value, set | frozenset | deque):
-            self.containers.append((place.name, value, tuple(value)))
-            for item in value:
-                self._visit(Place(place.name, [item], 0))
-        elif isinstance(value, list | tuple):
-            self.containers.append((place.name, value, items_of(value)))
-            for i in range(len(value)):
-                self._visit(Place(f"{place.name}[{i}]", value, i))
-        elif isinstance(value, dict):
-            self.containers.append((place.name, value, tuple(value)))
-            for key in value:
-                self._visit(Place(f"{place.name}[{key!r}]", value, key))
-        elif isinstance(value, functools.partial):
-            self._visit(Place(place.name, value, "func"))
-            self._visit(Place(place.name, value, "args"))
-            self._visit(Place(place.name, value, "keywords"))
-        elif isinstance(value, types.MethodType):
-            self._visit(Place(place.name, value, "__func__"))
-            self._visit(Place("self", value, "__self__"))
+            self._optimizers.append(value)
+        elif isinstance(value, dict | list | deque | tuple | set | frozenset):
+            if not isinstance(value, tuple | frozenset):
+                self._hold(name, value, items if isinstance(value, dict | set) else size)
+            parts = tuple(value) if isinstance(value, set | frozenset) else value
+            for key in parts if isinstance(parts, dict) else range(len(parts)):
+                self._visit(Place(f"{name}[{key!r}]", parts, key))
         elif isinstance(value, types.FunctionType):
-            self._visit_function(value)
-        elif hasattr(value, "__wrapped__"):  # a compiled step
-            self._visit(Place(place.name, value, "__wrapped__"))
-        elif isinstance(value, type | types.ModuleType):
-            if by_user(value if isinstance(value, type) else value.__name__):
-                self._objects.append((place.name, value))
-        elif hasattr(value, "__next__") and not by_user(type(value)):
+            self._enter_function(value)
+        elif hasattr(value, "__next__") and not user:
             raise refused(
-                f"the step refers to an iterator, {place.name}: call next() outside, and pass what "
-                "it gives as an argument",
+                f"the step refers to an iterator, {name}: call next() outside, and pass what it "
+                "gives as an argument",
                 "a recorded step",
             )
-        elif not hasattr(value, "__dict__"):
-            pass
+        elif hasattr(value, "__wrapped__"):  # a compiled step
+            self._visit(Place(name, value, "__wrapped__"))
         elif type(value).__module__.startswith("tinybn."):  # a Schedule, for instance
-            for key in vars(value):
-                self._visit(Place(f"{place.name}.{key}", vars(value), key))
-        elif not by_user(type(value)):
-            self._objects.append((place.name, value))
-        if by_user(type(value)):
-            self._objects.append((place.name, value))
-            self._words |= operators(type(value))
-        if hasattr(value, "__dict__") and not isinstance(value, type | types.ModuleType):
-            found = vars(value)
-            self.attributes.append((f"the attributes of {place.name}", found, tuple(found)))
+            for key in attributes or ():
+                self._visit(Place(f"{name}.{key}", attributes, key))
+        else:
+            self._visit_parts(name, value)
 
-    def _visit_function(self, function: types.FunctionType) -> None:
-        """The variables that a user's function refers to."""
+    def _hold(self, name: str, container: Any, key: Any = size) -> None:
+        """A container must keep its size, or its items."""
+        self._containers.append((name, container))
+        self.settings.append((Place(name, container, key), key(container)))
+
+    def _visit_parts(self, name: str, value: Any) -> None:
+        for key in next((keys for kind, keys in PARTS.items() if isinstance(value, kind)), ()):
+            self._visit(Place("self" if key == "__self__" else name, value, key))
+
+    def _enter_function(self, function: types.FunctionType) -> None:
+        """Visit the variables that a user's function mentions."""
         if (function.__module__ or "").partition(".")[0] in ("tinybn", "numpy"):
             return
         code = function.__code__
-        words = set(words_of(code))
+        words, variables = names_in(code)
         self._words |= words
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            if filled(cell):
-                self._visit(Place(name, cell, "cell_contents"))
-        for name in sorted(words & function.__globals__.keys()):
+            self._visit(Place(name, cell, "cell_contents"))
+        for name in sorted(variables):
             self._visit(Place(name, function.__globals__, name))
-        self._visit(Place(function.__name__, function, "__code__"))
-        self._visit(Place(function.__name__, function, "__defaults__"))
-        self._visit(Place(function.__name__, function, "__kwdefaults__"))
-        self._objects.append((function.__name__, function))
+        self._visit_parts(function.__name__, function)
 
-    def _visit_module(self, name: str, module: Module) -> None:
-        if id(module) not in self.paths:  # a model: its name leads only if there are several
-            self.paths[id(module)] = name if self.paths else ""
-        path = self.paths[id(module)]
+    def _enter_module(self, name: str, module: Module) -> None:
+        """Visit a model's state. The model's name is part of theirs only if there are several."""
+        path = self.paths.setdefault(id(module), name if self.paths else "")
         prefix = f"{path}." if path else ""
         for child_name, child in module.children():
             self.paths.setdefault(id(child), prefix + child_name)
-        self.settings.append((Place(f"{prefix}training", module, "training"), module.training))
-        attributes = vars(module)
-        for key in attributes:
-            place = Place(prefix + key, attributes, key)
-            if key in module.buffers and isinstance(place.get(), int | float):
-                self.numbers.append(place)
-            elif key != "training":
-                self._visit(place)
-        for child_name, child in module.children():
-            self._visit(Place(prefix + child_name, [child], 0))
+        self._visit(Place(f"{prefix}training", module, "training"))
+        for key in vars(module):
+            if key != "training":
+                self._visit(Place(prefix + key, vars(module), key), number=key in module.buffers)
 
-    def _visit_tensor(self, name: str, tensor: Tensor) -> None:
-        if id(tensor) not in self.tensors:
-            self.tensors[id(tensor)] = name, tensor
-            self.settings.append(
-                (Place(f"{name}.requires_grad", tensor, "_tracked"), tensor._tracked)
-            )
+    def _enter_optimizer(self, optimizer: Optimizer) -> None:
+        """Visit an optimizer's learning rate, parameters and memory."""
+        self._visit(Place("lr", vars(optimizer), "lr"), number=True)
+        for i, (p, memory) in enumerate(zip(optimizer.params, optimizer.state, strict=True)):
+            self._enter(f"p{i}", p)
+            self._seen[id(memory)] = memory
+            self._memories.append((self.tensors[id(p)], memory))
+        for place in self.remembered():
+            self._visit(place, number=True)
+        for key in vars(optimizer):
+            self._visit(Place(key, vars(optimizer), key))
 
     def _visit_attributes(self) -> None:
-        """Of users' own objects, what is named in the code: so a log that a trainer keeps, but that
-        the step never mentions, can grow from step to step.
+        """Visit the attributes that the code names, until no new code is found.
+
+        So a log that a trainer keeps, but the step never mentions, may grow from step to step.
         """
-        done: set[tuple[int, str]] = set()
-        more = True
-        while more:
-            more = False
-            for name, thing in list(self._objects):
-                for word in sorted(self._words):
-                    if (id(thing), word) in done:
-                        continue
-                    done.add((id(thing), word))
-                    for place in attributes_of(f"{name}.{word}", thing, word):
-                        self._visit(place)
-                        more = True
+        count = 0
+        while count < len(self._seen):
+            count = len(self._seen)
+            for name, thing in [*self._objects]:
+                for place in attributes_of(name, thing, self._words):
+                    self._visit(place)
 
-    def _visit_optimizer(self, optimizer: Optimizer) -> None:
-        attributes = vars(optimizer)
-        self.numbers.append(Place("lr", attributes, "lr"))
-        for i, p in enumerate(optimizer.params):
-            self._visit_tensor(f"p{i}", p)
-        for key in attributes:
-            if key == "state":
-                self.settings.append((Place(key, attributes, key), optimizer.state))
-                self.containers.append((key, optimizer.state, tuple(optimizer.state)))
-            elif key != "lr":
-                self._visit(Place(key, attributes, key))
-        for p, memory in zip(optimizer.params, optimizer.state, strict=True):
+    def remembered(self) -> Iterator[Place]:
+        """Where optimizers keep their memory now."""
+        for name, memory in self._memories:
             for key in memory:
-                place = Place(f"{self.name_of(p)}.{key}", memory, key)
-                (self.numbers if isinstance(place.get(), int | float) else self.memory).append(
-                    place
-                )
+                yield Place(f"{name}.{key}", memory, key)
 
-    def attribute_changed(self, held: list[dict[str, Any]]) -> str | None:
-        """Whose attributes are no longer those that were `held`, but for arrays and numbers."""
-        known = {place.id for place in (*self.memory, *self.numbers)}
-        for (name, now, _), old in zip(self.attributes, held, strict=True):
-            for key, value in old.items():
-                if not same(now[key], value) and (id(now), key) not in known:
-                    return name
-        return None
+    def fixed(self) -> list[tuple[Place, Any]]:
+        """What must be the same at each call: settings, and which memory and gradients exist."""
+        places = [Place(name, memory, size) for name, memory in self._memories]
+        places += [place for place in self.arrays if place.get() is None]
+        return [*self.settings, *((place, place.get()) for place in places)]
 
-    def name_of(self, tensor: Tensor) -> str:
-        return self.tensors[id(tensor)][0]
+    @contextmanager
+    def restored(self) -> Iterator[Callable[[], str | None]]:
+        """Put everything back afterwards. The function that this yields names a changed setting."""
+        state = *self.arrays, *self.numbers
+        tensors = [place.owner for place in self.arrays if isinstance(place.owner, Tensor)]
+        times = [Place("", tensor, "_changed") for tensor in tensors]
+        values = [*((place, place.get()) for place in (*state, *times)), *self.settings]
+        containers = [(name, c, c.copy()) for name, c in (*self._containers, *self._memories)]
 
-    def difference(self) -> str | None:
-        """The name of a setting that is no longer what it was, if there is one."""
-        for place, value in self.settings:
-            try:
-                now = place.get()
-            except (AttributeError, LookupError, ValueError):  # it is gone
-                return place.name
-            if not same(now, value):
-                return place.name
-        for name, container, items in (*self.containers, *self.attributes):
-            now = items_of(container)
-            if len(now) != len(items) or not all(map(same, now, items)):
-                return name
-        for place, before in self.captured:
-            if contents(place.get()) != before:
-                return place.name
-        return None
+        def changed() -> str | None:
+            known = {place.id for place in state}
+            found = [place.name for place, value in self.settings if not same(place.get(), value)]
+            found += [
+                name
+                for name, now, old in containers
+                if isinstance(now, dict)
+                for key in old
+                if (id(now), key) not in known and not same(now.get(key), old[key])
+            ]
+            return found[0] if found else None
+
+        try:
+            yield changed
+        finally:
+            for _, container, old in containers:
+                container.clear()
+                ordered = isinstance(container, list | deque)
+                (container.extend if ordered else container.update)(old)
+            for place, value in values:
+                if value is NOTHING:
+                    place.owner.pop(place.key, None)
+                elif place.key not in COMPUTED and place.get() is not value:
+                    place.set(value)
+
+    def generators(self) -> Iterator[tuple[Callable[[], Any], Callable[[Any], None]]]:
+        """Functions that get and set the state of each random number generator."""
+        yield random.getstate, random.setstate
+        yield np.random.get_state, np.random.set_state
+        for value in self._seen.values():
+            if isinstance(value, np.random.Generator):
+                bits = Place("", value.bit_generator, "state")
+                yield bits.get, bits.set
+            elif isinstance(value, random.Random):
+                yield value.getstate, value.setstate

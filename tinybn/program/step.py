@@ -1,17 +1,18 @@
-"""A recorded step: run once on recorded arrays, it leaves a program and how that is connected.
+"""A recorded step: the program, where its inputs come from, and where its outputs go.
 
 The user's function, the layers, the rules, the walk and the optimizers run as they always do, on
-arrays of a third kind: they find them in the models and leave them there. What was left is what the
-program will have to leave. Then everything is put back as it was.
+arrays of a third kind. They find these arrays in the models and leave their results there. Whatever
+they leave is an output of the program. Then everything is put back as it was.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import zip_longest
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,34 +22,32 @@ from tinybn.program.line import Line
 from tinybn.program.place import Place
 from tinybn.program.recorded import Recorded, refused
 from tinybn.program.recording import Recording
-from tinybn.program.restore import everything_restored, generators, places_of
 from tinybn.program.source import Program
 from tinybn.program.state import State
-from tinybn.program.tree import flatten, names_of
+from tinybn.program.tree import bare, leaves_of, mapped, names_of
 from tinybn.tensor import Tensor, wrap
 
-
-class Argument(NamedTuple):
-    """An argument, by its number among all leaves; as a target, the gradient of it."""
-
-    number: int
+STEP = "a recorded step"
+"""The location in errors that no single line of the user's code causes."""
 
 
-class Returned(NamedTuple):
-    """A hole in what is returned, to be filled with a Tensor, or with an array or number as is."""
+@dataclass(frozen=True)
+class Result:
+    """Marks where the output with this number is returned; if negative, the argument."""
 
     number: int
-    tensor: bool
 
 
 class Step:
     """`function(*args, **keywords)`, recorded.
 
-    program: what it does. sources: where each input is: a Place, an Argument, or a function that
-    draws it. targets: where each output goes. cleared: places of gradients that are None at the
-    end. alike: places of numbers that were equal, and are one input. returned, rebuild: what the
-    function returns, with holes (or Arguments), and how it is put together. checks: functions of an
-    input, by its number, that raise if its numbers are wrong.
+    program: what it does. sources: for each input a Place, the number of an argument, or a function
+    that draws it. alike: for each of the state's numbers, the first one that is the same input;
+    equal counts are. checks: inputs, and functions that raise if their values are wrong. assigned:
+    outputs, and the places where they go. homes: outputs that fit into the memory of the input at
+    their place, and that input. gradients: outputs, and the arguments whose gradients they are.
+    cleared: places of gradients that are None afterwards. returned: what the function returns, with
+    Results among its leaves. tensors: the outputs that are Tensors there.
     """
 
     def __init__(
@@ -57,119 +56,110 @@ class Step:
         self.state = state
         self.recording = recording = Recording(state, backend)
         self.sources, self.checks = recording.sources, recording.checks
-        self.outputs: list[Line] = []
-        self.targets: list[Place | Argument | Returned] = []
+        self.assigned: list[tuple[int, Place]] = []
+        self.homes: dict[int, int] = {}
+        self.gradients: list[tuple[int, int]] = []
         self.cleared: list[Place] = []
-        self.alike: list[list[Place]] = []
-        self.returned: list[Any] = []
+        self.tensors: list[int] = []
+        self._outputs: list[Line] = []
+        first: dict[Any, int] = {}
+        self.alike = [
+            first.setdefault((p.key, p.get()) if type(p.get()) is int else p.id, n)
+            for n, p in enumerate(state.numbers)
+        ]
         libraries: dict[Any, Any] = {x.ndarray: x for x in recording.libraries.values()}
         MODULES.update(libraries)
         try:
-            with everything_restored(state):
-                self._run(function, args, keywords)
+            with state.restored() as changed:
+                self._run(function, args, keywords, changed)
         finally:
             for kind in libraries:
                 del MODULES[kind]
         recording.forget()
-        self.program = Program(recording.inputs, recording.lines, self.outputs)
+        self.program = Program(recording.inputs, recording.lines, self._outputs)
 
-    def _run(self, function: Callable[..., Any], args: Any, keywords: Any) -> None:
-        installed = [*self._install_arrays(), *self._install_numbers()]
-        leaves: list[Any] = []
-        again = flatten((args, keywords), leaves)
-        names = names_of(function, args, keywords, len(leaves))
+    def _run(
+        self, function: Callable[..., Any], args: Any, keywords: Any, changed: Callable[[], Any]
+    ) -> None:
+        installed = [*self._install()]
+        leaves = leaves_of((args, keywords))
         check_tensors(leaves, self.state)
-        given = [self._argument(i, *pair) for i, pair in enumerate(zip(leaves, names, strict=True))]
-        args, keywords = again(given)
-        held = [attributes.copy() for _, attributes, _ in self.state.attributes]
+        names = names_of(function, args, keywords, len(leaves))
+        given = [*map(self._argument, range(len(leaves)), leaves, names)]
+        rest = iter(given)
+        args, keywords = mapped(lambda _: next(rest), (args, keywords))
         with watch(self.recording.contribution, outputs=self.recording.output):
             result = function(*args, **keywords)
-        left: list[Any] = []
-        flatten((args, keywords), left)
-        same = len(left) == len(given) and all(map(is_, left, given))
-        if changed := (
-            self.state.difference()
-            or self.state.attribute_changed(held)
-            or (None if same else "an argument")
-        ):
+        left = leaves_of((args, keywords))
+        kept = len(left) == len(given) and all(map(is_, left, given))
+        if what := changed() or (None if kept else "an argument"):
             raise refused(
-                f"the step changes {changed}, which a recorded program would not: do it outside, "
-                "or name it in the `buffers` of its Module",
-                "a recorded step",
+                f"the step changes {what}, which a recorded program would not: do it outside, or "
+                "name it in the `buffers` of its Module",
+                STEP,
             )
-        for place, line in (*installed, *((place, None) for place in self._new_memory())):
+        known = {place.id for place, _ in installed}
+        new = [(place, None) for place in self.state.remembered() if place.id not in known]
+        for place, line in (*installed, *new):
             self._left_at(place, line)
         for i, leaf in enumerate(given):
             if isinstance(leaf, Tensor) and leaf.grad is not None:
-                self._output(leaf.grad._data, Argument(i))
-        self.rebuild = flatten(result, self.returned)
-        numbers = {id(leaf): i for i, leaf in enumerate(given)}
-        for i, leaf in enumerate(self.returned):
-            array = leaf._data if isinstance(leaf, Tensor) else leaf
-            if id(leaf) in numbers:
-                self.returned[i] = Argument(numbers[id(leaf)])
-            elif isinstance(array, Recorded | np.ndarray) and id(leaf) not in self.state.tensors:
-                self._output(array, Returned(i, isinstance(leaf, Tensor)))
-                self.returned[i] = None
+                self.gradients.append((self._output(leaf.grad._data), i))
+        results: dict[int, Any] = {id(a): Result(i - len(given)) for i, a in enumerate(given)}
+        self.returned = mapped(lambda leaf: self._returned(leaf, results), result)
 
     # before
 
-    def _install_arrays(self) -> Iterator[tuple[Place, Line | None]]:
-        """Recorded arrays in the place of arrays; None where there is no gradient yet."""
-        for place in places_of(self.state):
-            value, array = place.get(), None
-            if isinstance(value, Tensor):  # a gradient
-                array = self.recording.input(f"old_{place.name}", place, value._data)
-                place.set(wrap(array))
-            elif value is not None:
-                array = self.recording.input(place.name, place, value)
-                place.set(array)
-            yield place, None if array is None else array.line
-
-    def _install_numbers(self) -> Iterator[tuple[Place, Line]]:
-        """Recorded numbers; equal counts are one, so what follows from them is computed once."""
-        groups: dict[Any, list[Place]] = {}
-        for place in self.state.numbers:
+    def _install(self) -> Iterator[tuple[Place, Line | None]]:
+        """Replace the state by recorded arrays and numbers. A missing gradient has no line."""
+        for place in self.state.arrays:
             value = place.get()
-            group = (place.key, value) if type(value) is int else place.id
-            groups.setdefault(group, []).append(place)
-        self.alike = [*groups.values()]
-        for places in self.alike:
-            name = places[0].key if len(places) > 1 else places[0].name
-            number = self.recording.input(name, places[0], places[0].get())
-            for place in places:
-                place.set(number)
-                yield place, number.line
+            if value is None:
+                yield place, None
+                continue
+            name = f"old_{place.name}" if place.is_gradient else place.name
+            array = self.recording.input(name, place, bare(value))
+            place.set(wrap(array) if place.is_gradient else array)
+            yield place, array.line
+        numbers: list[Any] = []
+        for n, (place, first) in enumerate(zip(self.state.numbers, self.alike, strict=True)):
+            if first < n:
+                number = numbers[first]
+            else:
+                name = place.key if self.alike.count(n) > 1 else place.name
+                number = self.recording.input(name, place, place.get())
+            numbers.append(number)
+            place.set(number)
+            yield place, number.line
 
     def _argument(self, i: int, leaf: Any, name: str) -> Any:
         """What the function gets in place of an argument."""
         if isinstance(leaf, Tensor):
-            tensor = wrap(self.recording.input(name, Argument(i), leaf._data))
+            tensor = wrap(self.recording.input(name, i, leaf._data))
             tensor._tracked = leaf._tracked
             return tensor
-        array = hasattr(leaf, "shape") and not isinstance(leaf, np.generic)
-        if array or type(leaf) in (float, int):
-            return self.recording.input(name, Argument(i), leaf)
         if leaf is None or isinstance(leaf, bool | str):
             return leaf
-        raise refused(
-            f"argument {i} is a {type(leaf).__name__}: expected arrays, Tensors and numbers"
-        )
+        array = hasattr(leaf, "shape") and not isinstance(leaf, np.generic)
+        if array or type(leaf) is float or (type(leaf) is int and fits(leaf)):
+            return self.recording.input(name, i, leaf)
+        large = "an integer of more than 64 bits"
+        what = large if type(leaf) is int else f"a {type(leaf).__name__}"
+        raise refused(f"argument {i} is {what}: expected arrays, Tensors and numbers")
 
     # afterwards
 
-    def _output(self, array: Any, target: Any) -> None:
-        self.outputs.append(self.recording.library.lift(array))
-        self.targets.append(target)
+    def _output(self, array: Any) -> int:
+        self._outputs.append(self.recording.library.lift(array))
+        return len(self._outputs) - 1
 
     def _left_at(self, place: Place, line: Line | None) -> None:
-        """What is at a place now, where `line` was installed, is an output if it changed."""
+        """Make the value at a place an output, unless it is still `line`, which was installed."""
         now = place.get()
-        value = now._data if isinstance(now, Tensor) else now
-        if isinstance(now, Tensor) != (place.of_tensor == "grad") and now is not None:
+        value = bare(now)
+        if isinstance(now, Tensor) != place.is_gradient and now is not None:
             raise refused(
-                f"the step puts a {type(now).__name__} at {place.name}, where none was",
-                "a recorded step",
+                f"the step puts a {type(now).__name__} at {place.name}, where none was", STEP
             )
         if value is None:
             self.cleared += [place] if line else []
@@ -177,29 +167,33 @@ class Step:
             raise refused(
                 f"the step sets {place.name} to {value}: do it outside, between two calls (a "
                 "schedule's step(), for instance)",
-                "a recorded step",
+                STEP,
             )
         elif self.recording.library.lift(value) is not line:
-            self._output(value, place)
-            new = self.outputs[-1]
-            if place.of_tensor != "grad" and not new.origin.name.startswith("new_"):
+            k = self._output(value)
+            self.assigned.append((k, place))
+            new = self._outputs[k]
+            if line and not new.kind and (new.shape, new.dtype) == (line.shape, line.dtype):
+                self.homes[k] = self.recording.inputs.index(line)
+            if not place.is_gradient and not new.origin.name.startswith("new_"):
                 name = line.static["name"] if line else place.name
                 new.origin = new.origin._replace(name=f"new_{name}")
 
-    def _new_memory(self) -> Iterator[Place]:
-        """What optimizers remember since this step for the first time."""
-        known = {place.id for place in (*self.state.memory, *self.state.numbers)}
-        for optimizer in self.state.optimizers:
-            for p, memory in zip(optimizer.params, optimizer.state, strict=True):
-                places = (Place(f"{self.state.name_of(p)}.{key}", memory, key) for key in memory)
-                yield from (place for place in places if place.id not in known)
+    def _returned(self, leaf: Any, known: dict[int, Any]) -> Any:
+        """The leaf, or the Result in its place. A leaf that occurs twice is one Result."""
+        new = id(leaf) not in known and id(leaf) not in self.state.tensors
+        if new and isinstance(bare(leaf), Recorded | np.ndarray):
+            k = self._output(bare(leaf))
+            known[id(leaf)] = Result(k)
+            self.tensors += [k] if isinstance(leaf, Tensor) else []
+        return known.get(id(leaf), leaf)
 
 
 def record(
     function: Callable[..., Any], args: Any, keywords: Any, state: State, backend: str
 ) -> Step:
-    """The step, recorded twice: what differs then is no constant, and would be baked in."""
-    random = [(get, put, get()) for get, put in generators(state)]
+    """Record the step twice: whatever differs is not a constant, and must not become one."""
+    random = [(get, put, get()) for get, put in state.generators()]
     try:
         first, second = (Step(function, args, keywords, state, backend) for _ in range(2))
     finally:
@@ -216,32 +210,30 @@ def record(
             )
     if any(drawn):
         raise refused(
-            "the step draws random numbers: draw them outside, and pass them as arguments",
-            "a recorded step",
+            "the step draws random numbers: draw them outside, and pass them as arguments", STEP
         )
     return first
 
 
-def check_tensors(leaves: Iterable[Any], state: State) -> None:
-    """Arguments that are Tensors have to be leaves of their own, or RecordingError."""
-    seen: set[int] = set()
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            what = (
-                "was computed by recorded ops: detach() it; a compiled step starts from leaves"
-                if leaf._node is not None
-                else "has a gradient; a compiled step starts from leaves"
-                if leaf.grad is not None
-                else "is a Tensor that the step refers to, too"
-                if id(leaf) in state.tensors
-                else "is the same Tensor as another"
-                if id(leaf) in seen
-                else None
-            )
-            if what:
-                raise refused(f"argument {i} {what}")
-            seen.add(id(leaf))
-
-
 def _constants(line: Line) -> list[Any]:
     return [a.key() for a in line.inputs if a.op == "constant"]
+
+
+def fits(number: int) -> bool:
+    """Whether an integer has no more than 64 bits, like those of a program."""
+    return -(2**63) <= number < 2**63
+
+
+def check_tensors(leaves: Iterable[Any], state: State) -> None:
+    """Arguments that are Tensors have to be leaves of their own, or RecordingError."""
+    tensors = [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    ids = [id(leaf) for _, leaf in tensors]
+    for i, leaf in tensors:
+        for wrong, what in (
+            (leaf._node is not None, "was computed by recorded ops: detach() it"),
+            (leaf.grad is not None, "has a gradient: a compiled step starts from leaves"),
+            (id(leaf) in state.tensors, "is a Tensor that the step refers to, too"),
+            (ids.count(id(leaf)) > 1, "is the same Tensor as another"),
+        ):
+            if wrong:
+                raise refused(f"argument {i} {what}")

@@ -1,44 +1,45 @@
-"""Arguments and results: nested tuples, lists and dicts of arrays, Tensors and numbers."""
+"""Arguments and results: nested tuples, lists and dicts whose leaves are arrays and numbers."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from copy import copy
-from typing import Any, TypeAlias
+from typing import Any
 
-Rebuild: TypeAlias = Callable[[list[Any]], Any]
+from tinybn.tensor import Tensor
 
 
-def flatten(tree: Any, leaves: list[Any]) -> Rebuild:
-    """Append the leaves of `tree`; a function that makes the same tree of others."""
+def mapped(f: Callable[[Any], Any], tree: Any) -> Any:
+    """The same tree with f(leaf) in place of each leaf."""
     if isinstance(tree, dict):
-        named = {key: flatten(value, leaves) for key, value in tree.items()}
-        if type(tree) is dict:
-            return lambda given: {key: part(given) for key, part in named.items()}
-        empty = copy(tree)  # of its class
-        empty.clear()
-
-        def rebuild(given: list[Any]) -> Any:
-            made = copy(empty)
-            for key, part in named.items():
-                made[key] = part(given)
-            return made
-
-        return rebuild
+        made = copy(tree)  # of its class
+        for key, value in tree.items():
+            made[key] = mapped(f, value)
+        return made
     if isinstance(tree, list | tuple):
-        parts = [flatten(value, leaves) for value in tree]
         make: Any = getattr(type(tree), "_make", type(tree))  # a NamedTuple has _make
-        return lambda given: make([part(given) for part in parts])
-    i = len(leaves)
-    leaves.append(tree)
-    return lambda given: given[i]
+        return make([mapped(f, value) for value in tree])
+    return f(tree)
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """The leaves of a tree, in order."""
+    if isinstance(tree, dict | list | tuple):
+        parts = tree.values() if isinstance(tree, dict) else tree
+        return [leaf for part in parts for leaf in leaves_of(part)]
+    return [tree]
 
 
 def names_of(function: Callable[..., Any], args: Any, keywords: Any, count: int) -> list[str]:
-    """What the function calls its arguments, if each is one array."""
+    """What the function calls its arguments, if each is one leaf."""
     try:
         names = list(inspect.signature(function).bind(*args, **keywords).arguments)
-    except TypeError:
+    except (TypeError, ValueError):  # a built-in function may have no signature
         names = []
     return names if len(names) == count else [f"arg{i}" for i in range(count)]
+
+
+def bare(leaf: Any) -> Any:
+    """The array of a Tensor; anything else as it is."""
+    return leaf._data if isinstance(leaf, Tensor) else leaf
