@@ -38,8 +38,10 @@ def _on_numpy(a: Any) -> bool:
 
 
 def _terms(a: Any, axis: Any) -> int:
-    """How many elements of a go into each sum. (`sum` says what is wrong with an axis.)"""
+    """How many elements of a go into each sum; 0 for a bad axis, about which `sum` complains."""
     if axis is None:
         return a.size
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    return math.prod([n for i, n in enumerate(a.shape) if i in axes or i - a.ndim in axes])
+    try:
+        return math.prod(map(a.shape.__getitem__, axis)) if type(axis) is tuple else a.shape[axis]
+    except (IndexError, TypeError):
+        return 0
