@@ -56,9 +56,9 @@ class Library:
                 raise refused("an array of another recording, which has ended, is used")
             return a.line
         if isinstance(a, float | int):
-            return constant(a, self.recording.here())
+            return constant(a)
         if isinstance(a, np.generic) or MODULES.get(type(a)) is not None:
-            return self.recording.captured(a)
+            return self.recording.captured(a).line
         raise refused(f"a {type(a).__name__} can't be recorded: expected an array or number")
 
     def indexed(self, op: str, array: Any, index: Any, *values: Any) -> Any:
@@ -67,7 +67,7 @@ class Library:
         if op == "getitem" and all(
             i is None or i is ... or (isinstance(i, slice) and i == slice(None)) for i in index
         ):
-            return array.reshape(array.hollow[index].shape)
+            return array.reshaped(array.hollow[index])
         inputs, parts = [array, *values], []
         for part in index:
             if isinstance(part, list | np.ndarray | Recorded):
@@ -83,12 +83,8 @@ class Library:
     def asarray(self, a: Any, dtype: Any = None) -> Any:
         """A recorded array on this backend."""
         if not isinstance(a, Recorded):
-            array = np.asarray(a, dtype)
-            number = isinstance(a, float | int)
-            line = constant(array[()], self.recording.here()) if number else self.lift(array)
-            library = self if line.op == "constant" else self.recording.libraries["numpy"]
-            a = library.ndarray(line)
-        if a.library is not self:
+            a = self.recording.captured(np.asarray(a, dtype))
+        if a.library is not self or a.line.kind:
             a = self.write("asarray", a)
         return a if dtype is None else a.astype(dtype, copy=False)
 
@@ -97,7 +93,7 @@ class Library:
 
     def full(self, shape: Any, value: Any, dtype: Any = None) -> Any:
         if not isinstance(value, Recorded):
-            value = self.ndarray(constant(np.asarray(value, dtype)[()], self.recording.here()))
+            value = np.asarray(value, dtype)[()]
         y = self.broadcast_to(value, shape)
         return y if dtype is None else y.astype(dtype, copy=False)
 
@@ -142,7 +138,7 @@ class Library:
         return self.write("broadcast_to", a, shape=shape)
 
     def expand_dims(self, a: Any, axis: Any) -> Any:
-        return a.reshape(np.expand_dims(a.hollow, axis).shape)
+        return a.reshaped(np.expand_dims(a.hollow, axis))
 
     def concatenate(self, arrays: Any, axis: int = 0) -> Any:
         return self.write("concatenate", *arrays, axis=axis)

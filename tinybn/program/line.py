@@ -132,11 +132,11 @@ def _hashable(value: Any) -> Any:
     return (value.tobytes(), value.shape, value.dtype) if array else repr(value)
 
 
-def constant(value: Any, origin: Origin = NOWHERE) -> Line:
+def constant(value: Any) -> Line:
     """A number (Python's has a kind, NumPy's a dtype), or an array that never changes."""
     kind = type(value) if type(value) in (float, int) else None
     dtype = kind or np.asarray(value).dtype
-    return Line("constant", (), {"value": value}, np.shape(value), dtype, kind, origin)
+    return Line("constant", (), {"value": value}, np.shape(value), dtype, kind)
 
 
 def is_elementwise(op: str) -> bool:
@@ -164,7 +164,7 @@ def apply(op: str, *inputs: Line, origin: Origin = NOWHERE, **static: Any) -> Li
         for a, shape in zip(inputs, shapes, strict=True)
     ]
     with np.errstate(all="ignore"):
-        value = _run(op, zeros, static)
+        value = evaluate(op, zeros, static)
     like = np.asarray(value)
     shape = np.broadcast_shapes(*[a.shape for a in inputs]) if elementwise else like.shape
     number = all(a.kind for a in inputs) and not isinstance(value, np.ndarray)
@@ -173,12 +173,8 @@ def apply(op: str, *inputs: Line, origin: Origin = NOWHERE, **static: Any) -> Li
     )
 
 
-def evaluate(line: Line) -> Any:
-    """The result of an operation on constants."""
-    return _run(line.op, [a.static["value"] for a in line.inputs], line.static)
-
-
-def _run(op: str, given: list[Any], static: Mapping[str, Any]) -> Any:
+def evaluate(op: str, given: list[Any], static: Mapping[str, Any]) -> Any:
+    """The result of an operation on these arrays and numbers."""
     names = [f"a{i}" for i in range(len(given))]
     space = dict(zip(names, given, strict=True)) | names_for(np)
     return eval(expression(op, names, static), space)  # noqa: S307, it is our own text

@@ -22,11 +22,8 @@ from tinybn.optim import Optimizer
 from tinybn.program.line import Line, Origin
 
 BACKWARD = {backward.__code__, grad.__code__}
-ENGINE = {
-    *("autodiff", "backend", "fusion", "modes", "op", "parameters", "tape", "tensor", "walk"),
-    "program",
-}
-"""Modules of tinybn between a formula and the array function that computes it."""
+ENGINE = {"autodiff", "backend", "fusion", "op", "tensor", "walk", "program"}
+"""Parts of tinybn that run between a formula and the array function that computes it."""
 
 RETURN = "return"
 Span = tuple[int | None, int | None, int | None, int | None]
@@ -84,8 +81,8 @@ def _assigned(filename: str) -> dict[Span, str]:
                 found[_span(value)] = name
             case ast.AugAssign(target=ast.Name(id=name)):
                 found[_span(node)] = name
-            case ast.IfExp() if name := found.get(_span(node)):  # parents come before children
-                found[_span(node.body)] = found[_span(node.orelse)] = name
+            case ast.IfExp() if _span(node) in found:  # parents come before children
+                found[_span(node.body)] = found[_span(node.orelse)] = found[_span(node)]
     return found
 
 

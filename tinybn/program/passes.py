@@ -101,7 +101,7 @@ def _simple(line: Line, emit: Emit) -> Line:
         return line
     a, b = inputs[0], inputs[-1]
     if all(x.op == "constant" for x in inputs) and not line.shape and op != "broadcast_to":
-        return constant(evaluate(line), line.origin)
+        return constant(evaluate(op, [x.static["value"] for x in inputs], static))
     if op == "reshape" and a.op == "reshape":
         return emit("reshape", a.inputs[0], shape=line.shape)
     if op == "negative" and a.op == "negative":
@@ -158,8 +158,10 @@ def _short_sum(line: Line, emit: Emit) -> Line:
     if line.op not in ("sum", "sum_wide") or line.inputs[0].dtype.kind != "f":
         return line
     v, axes = line.inputs[0], line.static["axis"]
+    if math.prod(v.shape[a] for a in axes) < 2:
+        return line
     terms = _terms(v, axes, emit)
-    if terms[0].inside is v or math.prod(v.shape[a] for a in axes) < 2:
+    if terms[0].inside is v:
         return line
     total: Line | None = None
     for inside, then in terms:
@@ -197,18 +199,14 @@ def _terms(v: Line, axes: tuple[int, ...], emit: Emit) -> list[Term]:
         a, b = v.inputs
         if v.op == "multiply" and _is_constant(a, v, axes):
             a, b = b, a
-        if _like(a, v) and _is_constant(b, v, axes):
+        if _same(a, v) and _is_constant(b, v, axes):
             return followed(a, v.op, b)
-        if v.op == "multiply" and _like(a, v) and _like(b, v):
+        if v.op == "multiply" and _same(a, v) and _same(b, v):
             (one, *more), (other, *others) = _terms(a, axes, emit), _terms(b, axes, emit)
             if (one.then or other.then) and not more and not others:
                 inside = emit("multiply", one.inside, other.inside)
                 return [Term(inside, one.then + other.then)]
     return [Term(v, [])]
-
-
-def _like(a: Line, v: Line) -> bool:
-    return a.shape == v.shape and a.dtype == v.dtype
 
 
 def _is_constant(a: Line, v: Line, axes: tuple[int, ...]) -> bool:

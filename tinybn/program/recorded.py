@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
@@ -30,6 +31,18 @@ class RecordingError(RuntimeError):
 def refused(message: str, where: str = "") -> RecordingError:
     """The error; it begins with the line of the user's code."""
     return RecordingError(f"{where or user_line()}: {message}")
+
+
+def needs_numbers(what: str) -> Any:
+    """A method that refuses, since it needs the numbers of an array that has none."""
+
+    def method(self: Recorded, *_: Any, **__: Any) -> NoReturn:
+        raise refused(
+            f"{what} needs numbers, and a step that is being recorded has none: return the value "
+            "from the step and look at it outside, or choose with tb.ops.where"
+        )
+
+    return method
 
 
 class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
@@ -54,17 +67,21 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self.line.ndim)
     size = property(lambda self: self.line.size)
     hollow = property(lambda self: np.broadcast_to(False, self.shape))
-    """An array of the same shape that takes no memory, to ask NumPy for the shapes of views."""
+    """An array of this shape without memory: NumPy says what shapes its views have."""
 
     __hash__ = object.__hash__
+    __bool__ = needs_numbers("bool() (if, while, and, or, not)")
+    __float__, __int__ = map(needs_numbers, ("float()", "int()"))
+    __index__, __round__ = map(needs_numbers, ("an index or a range()", "round()"))
+    __contains__, __format__ = map(needs_numbers, ("`in`", "a formatted number"))
+    __array__, __dlpack__ = map(needs_numbers, ("a NumPy array (np.asarray)", "DLPack"))
+    item, tolist, tobytes = map(needs_numbers, (".item()", ".tolist()", ".tobytes()"))
 
     def __repr__(self) -> str:
         return f"<recorded {self.line.op}: {self.dtype} {self.shape}>"
 
     def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len() of an array without axes (shape ())")
-        return self.shape[0]
+        return len(self.hollow)
 
     def __iter__(self) -> Iterator[Recorded]:
         return (self[i] for i in range(len(self)))
@@ -111,32 +128,6 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
 
     # NumPy's methods
 
-    def _reduced(self, op: str, axis: Any, keepdims: bool, **static: Any) -> Recorded:
-        given = range(self.ndim) if axis is None else axis
-        axes = tuple(sorted(np.lib.array_utils.normalize_axis_tuple(given, self.ndim)))
-        y = self.library.write(op, self, axis=axes, **static)
-        return y if keepdims else y.squeeze(axes)
-
-    def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Recorded:
-        if dtype is None:
-            return self._reduced("sum", axis, keepdims)
-        if np.dtype(dtype) == np.float64:
-            return self._reduced("sum_wide", axis, keepdims)
-        return self._reduced("sum_as", axis, keepdims, dtype=np.dtype(dtype))
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Recorded:
-        total = self.sum(axis, keepdims=keepdims)
-        return total / (self.size // total.size)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Recorded:
-        return self._reduced("max", axis, keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Recorded:
-        return self._reduced("min", axis, keepdims)
-
-    def dot(self, other: Any) -> Recorded:
-        return self @ other
-
     def astype(self, dtype: Any, copy: bool = True) -> Recorded:
         if self.dtype == dtype:
             return self.copy() if copy else self
@@ -145,19 +136,46 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     def copy(self) -> Recorded:
         return type(self)(self.line)
 
+    def dot(self, other: Any) -> Recorded:
+        return self @ other
+
+    def _reduced(
+        self, op: str, axis: Any = None, keepdims: bool = False, **static: Any
+    ) -> Recorded:
+        given = range(self.ndim) if axis is None else axis
+        axes = tuple(sorted(np.lib.array_utils.normalize_axis_tuple(given, self.ndim)))
+        y = self.library.write(op, self, axis=axes, **static)
+        return y if keepdims else y.squeeze(axes)
+
+    max, min = partialmethod(_reduced, "max"), partialmethod(_reduced, "min")
+
+    def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Recorded:
+        if dtype is None:
+            return self._reduced("sum", axis, keepdims)
+        if dtype == np.float64:
+            return self._reduced("sum_wide", axis, keepdims)
+        return self._reduced("sum_as", axis, keepdims, dtype=np.dtype(dtype))
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Recorded:
+        total = self.sum(axis, keepdims=keepdims)
+        return total / (self.size // total.size)
+
+    def reshaped(self, like: np.ndarray) -> Recorded:
+        """The same elements in the shape that NumPy gave to a view of `hollow`."""
+        return self.library.write("reshape", self, shape=like.shape)
+
     def reshape(self, *shape: Any) -> Recorded:
-        return self.library.write("reshape", self, shape=self.hollow.reshape(*shape).shape)
+        return self.reshaped(self.hollow.reshape(*shape))
 
     def ravel(self) -> Recorded:
         return self.reshape(-1)
 
     def squeeze(self, axis: Any = None) -> Recorded:
-        return self.reshape(self.hollow.squeeze(axis).shape)
+        return self.reshaped(self.hollow.squeeze(axis))
 
     def transpose(self, *axes: Any) -> Recorded:
-        order = axes[0] if len(axes) == 1 else axes or None
-        order = range(self.ndim)[::-1] if order is None else [a % self.ndim for a in order]
-        return self.library.write("transpose", self, axes=tuple(order))
+        numbered = np.broadcast_to(False, tuple(range(self.ndim)))  # axis i has the length i
+        return self.library.write("transpose", self, axes=numbered.transpose(*axes).shape)
 
     T = property(transpose)
 
@@ -165,32 +183,3 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
         order = list(range(self.ndim))
         order[i], order[j] = order[j], order[i]
         return self.transpose(order)
-
-
-def needs_numbers(what: str) -> Any:
-    """A method that refuses, since it needs the numbers of an array that has none."""
-
-    def refuse(self: Recorded, *_: Any, **__: Any) -> NoReturn:
-        raise refused(
-            f"{what} needs numbers, and a step that is being recorded has none: return the value "
-            "from the step and look at it outside, or choose with tb.ops.where"
-        )
-
-    return refuse
-
-
-for _name, _what in {
-    "__bool__": "bool() (if, while, and, or, not)",
-    "__float__": "float()",
-    "__int__": "int()",
-    "__index__": "an index or a range()",
-    "__round__": "round()",
-    "__contains__": "`in`",
-    "__format__": "a formatted number",
-    "__array__": "a NumPy array (np.asarray)",
-    "__dlpack__": "DLPack",
-    "item": ".item()",
-    "tolist": ".tolist()",
-    "tobytes": ".tobytes()",
-}.items():
-    setattr(Recorded, _name, needs_numbers(_what))

@@ -39,7 +39,9 @@ class Recording:
         self.libraries = {name: Library(self, name) for name in {"numpy", backend}}
         self.library = self.libraries[backend]
         self._paths = state.paths
-        self._captured = {id(place.get()): place for place, _ in state.captured}
+        self._captured: dict[int, Place | Line] = {
+            id(place.get()): place for place, _ in state.captured
+        }
         self._thread = threading.get_ident()
         self._caller = id(sys._getframe(1))
         self._outputs: dict[int, Line] = {}  # of recorded ops, by the time of their nodes
@@ -60,16 +62,15 @@ class Recording:
         library = self.library if kind else self.libraries[name_of(like)]
         return library.ndarray(line)
 
-    def captured(self, array: Any) -> Line:
-        """The line of an array that is not recorded: an input if it existed before the step."""
-        place = self._captured.get(id(array))
-        if place is None and not isinstance(array, np.generic | np.ndarray):
+    def captured(self, array: Any) -> Recorded:
+        """A recorded array for one that is not: an input if that existed before the step."""
+        if found := self._captured.get(id(array)):
+            if isinstance(found, Place):  # it is read for the first time
+                found = self._captured[id(array)] = self.input(found.name, found, array).line
+            return self.libraries[name_of(array)].ndarray(found)
+        if not isinstance(array, np.generic | np.ndarray):
             raise refused("an array is made on the GPU in the step: make it outside")
-        if place is None:
-            return constant(array.copy() if array.ndim else array[()], self.here())
-        if isinstance(place, Place):
-            place = self._captured[id(array)] = self.input(place.name, place, array).line
-        return place
+        return self.library.ndarray(constant(np.array(array)[()]))
 
     def forget(self) -> None:
         """End the recording; RecordingError if somebody still holds one of its arrays."""

@@ -71,9 +71,8 @@ def _title(line: Line) -> str:
 
 def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
     if line.op == "broadcast_to" and line.inputs[0].op == "constant":  # CuPy's takes no numbers
-        value = line.inputs[0].static["value"]
-        full = {"shape": line.shape, "value": getattr(value, "item", lambda: value)()}
-        return expression("full", [], full | {"dtype": line.dtype})
+        value = line.dtype.type(line.inputs[0].static["value"]).item()
+        return expression("full", [], {"shape": line.shape, "value": value, "dtype": line.dtype})
     return expression(line.op, [_reference(a, names) for a in line.inputs], line.static)
 
 
