@@ -7,8 +7,9 @@ as it is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,11 +174,15 @@ def apply(op: str, *inputs: Line, origin: Origin = NOWHERE, **static: Any) -> Li
     )
 
 
-def evaluate(op: str, given: list[Any], static: Mapping[str, Any]) -> Any:
+def evaluate(op: str, given: Sequence[Any], static: Mapping[str, Any]) -> Any:
     """The result of an operation on these arrays and numbers."""
     names = [f"a{i}" for i in range(len(given))]
-    space = dict(zip(names, given, strict=True)) | names_for(np)
-    return eval(expression(op, names, static), space)  # noqa: S307, it is our own text
+    return _function(", ".join(names), expression(op, names, static))(*given)
+
+
+@cache
+def _function(names: str, text: str) -> Any:
+    return eval(f"lambda {names}: {text}", names_for(np))  # noqa: S307, it is our own text
 
 
 def expression(op: str, names: list[str], static: Mapping[str, Any]) -> str:
@@ -204,8 +209,6 @@ def literal(value: Any, names: list[str] | tuple[str, ...] = ()) -> str:
         return f"({', '.join(literal(v, names) for v in value)}{',' * (len(value) == 1)})"
     if isinstance(value, list):
         return f"[{', '.join(literal(v, names) for v in value)}]"
-    if isinstance(value, slice):
-        return f"slice({value.start}, {value.stop}, {value.step})"
     if value is Ellipsis:
         return "..."
     if isinstance(value, np.dtype):
