@@ -14,7 +14,6 @@ from tinybn.backend import name_of
 from tinybn.program.library import Library
 from tinybn.program.line import Line, Origin, constant
 from tinybn.program.origin import full_name, origin, within
-from tinybn.program.place import Place
 from tinybn.program.recorded import Recorded, refused
 from tinybn.program.state import State
 from tinybn.tensor import Tensor
@@ -39,12 +38,11 @@ class Recording:
         self.libraries = {name: Library(self, name) for name in {"numpy", backend}}
         self.library = self.libraries[backend]
         self._paths = state.paths
-        self._captured: dict[int, Place | Line] = {
-            id(place.get()): place for place, _ in state.captured
-        }
         self._thread = threading.get_ident()
         self._caller = id(sys._getframe(1))
         self._outputs: dict[int, Line] = {}  # of recorded ops, by the time of their nodes
+        captured = ((place, place.get()) for place, _ in state.captured)
+        self._captured = {id(a): self.input(place.name, place, a).line for place, a in captured}
 
     def here(self) -> Origin:
         """The origin of a line that is written now."""
@@ -63,11 +61,9 @@ class Recording:
         return library.ndarray(line)
 
     def captured(self, array: Any) -> Recorded:
-        """A recorded array for one that is not: an input if that existed before the step."""
-        if found := self._captured.get(id(array)):
-            if isinstance(found, Place):  # it is read for the first time
-                found = self._captured[id(array)] = self.input(found.name, found, array).line
-            return self.libraries[name_of(array)].ndarray(found)
+        """A recorded array for one that is not: a constant, unless it existed before the step."""
+        if line := self._captured.get(id(array)):
+            return self.libraries[name_of(array)].ndarray(line)
         if not isinstance(array, np.generic | np.ndarray):
             raise refused("an array is made on the GPU in the step: make it outside")
         return self.library.ndarray(constant(np.array(array)[()]))
