@@ -215,7 +215,7 @@ def test_arrays_of_a_number(backend):
 
     def step(x, scale, n):
         spread = np.broadcast_to(scale, (3, 4))
-        return x * spread, x - np.full_like(x, scale), x[0] + n
+        return x * spread, x - np.full_like(x, scale), x * np.full_like(x, np.arange(4)), x[0] + n
 
     assert_compiles(step, backend, *[(X[k], 0.1 + k, 3 + k) for k in range(3)])
 

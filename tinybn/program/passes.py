@@ -114,7 +114,7 @@ def _simple(line: Line, emit: Emit) -> Line:
         or (op in NEUTRAL and _is(b, NEUTRAL[op]))
     ):
         return a
-    if is_elementwise(op) and line.shape:
+    if is_elementwise(op) and op != "power" and line.shape:  # NumPy computes x ** 2 as x * x
         bare = [
             x.inputs[0] if x.op == "broadcast_to" and not x.inputs[0].kind else x for x in inputs
         ]

@@ -70,8 +70,9 @@ def _title(line: Line) -> str:
 
 
 def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
-    if line.op == "broadcast_to" and line.inputs[0].op == "constant":  # CuPy's takes no numbers
-        value = line.dtype.type(line.inputs[0].static["value"]).item()
+    a = line.inputs[0] if line.inputs else line
+    if line.op == "broadcast_to" and a.op == "constant" and not a.shape:  # CuPy takes no numbers
+        value = line.dtype.type(a.static["value"]).item()
         return expression("full", [], {"shape": line.shape, "value": value, "dtype": line.dtype})
     return expression(line.op, [_reference(a, names) for a in line.inputs], line.static)
 
