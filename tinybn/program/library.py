@@ -83,7 +83,7 @@ class Library:
     def asarray(self, a: Any, dtype: Any = None) -> Any:
         """A recorded array on this backend."""
         if not isinstance(a, Recorded):
-            a = self.recording.captured(np.asarray(a, dtype))
+            a = self.recording.captured(a if hasattr(a, "shape") else np.asarray(a, dtype))
         if a.library is not self or a.line.kind:
             a = self.write("asarray", a)
         return a if dtype is None else a.astype(dtype, copy=False)

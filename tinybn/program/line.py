@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ NOWHERE = Origin()
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """One operation of a program. `line is other` tells lines apart.
+    """One operation of a program. Two lines are equal only if they are the same object.
 
     Attributes:
         op: a name in EXPRESSIONS or that of a ufunc; "input"; or "constant".
@@ -168,10 +168,9 @@ def apply(op: str, *inputs: Line, origin: Origin = NOWHERE, **static: Any) -> Li
         value = evaluate(op, zeros, static)
     like = np.asarray(value)
     shape = np.broadcast_shapes(*[a.shape for a in inputs]) if elementwise else like.shape
-    number = all(a.kind for a in inputs) and not isinstance(value, np.ndarray)
-    return Line(
-        op, inputs, static, shape, like.dtype, type(like.item()) if number else None, origin
-    )
+    numbers = all(a.kind for a in inputs) and not isinstance(value, np.ndarray)
+    kind = type(like.item()) if numbers else None
+    return Line(op, inputs, static, shape, like.dtype, kind, origin)
 
 
 def evaluate(op: str, given: Sequence[Any], static: Mapping[str, Any]) -> Any:
@@ -180,7 +179,7 @@ def evaluate(op: str, given: Sequence[Any], static: Mapping[str, Any]) -> Any:
     return _function(", ".join(names), expression(op, names, static))(*given)
 
 
-@cache
+@lru_cache(1000)
 def _function(names: str, text: str) -> Any:
     return eval(f"lambda {names}: {text}", names_for(np))  # noqa: S307, it is our own text
 

@@ -39,7 +39,8 @@ def origin(paths: Mapping[int, str], outermost: int) -> Origin:
     section, layer, name, user = "forward", None, RETURN, ""
     frame: Any = sys._getframe(2)
     while frame and id(frame) != outermost:
-        code, variables, owner = frame.f_code, frame.f_locals, frame.f_locals.get("self")
+        code, variables = frame.f_code, frame.f_locals
+        owner = variables.get("self")
         package, _, module = frame.f_globals.get("__name__", "").partition(".")
         ours = package == "tinybn"
         if name == RETURN and not (ours and module.partition(".")[0] in ENGINE):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,18 +85,14 @@ def without_equal(program: Program) -> Program:
     return rewritten(program, rule)
 
 
-def simplified(program: Program) -> Program:
-    """Constants computed, and lines that change nothing left out: x · 1, a reshape to the same
-    shape, a broadcast that the next operation does by itself.
-    """
-    return rewritten(program, _simple)
-
-
 NEUTRAL = {"multiply": 1, "divide": 1, "power": 1, "subtract": 0}
-"""x op this is x, bit for bit. (x + 0 is not: -0 + 0 is 0.)"""
+"""x op this is x, bit for bit. (x + 0 is not, for -0 + 0 is 0.)"""
 
 
-def _simple(line: Line, emit: Emit) -> Line:
+def simple(line: Line, emit: Emit) -> Line:
+    """Compute constants, and leave out what changes nothing: x · 1, a reshape to the same shape, a
+    broadcast that the next operation does by itself.
+    """
     op, inputs, static = line.op, line.inputs, line.static
     if not inputs:
         return line
@@ -115,12 +112,14 @@ def _simple(line: Line, emit: Emit) -> Line:
     ):
         return a
     if is_elementwise(op) and op != "power" and line.shape:  # NumPy computes x ** 2 as x * x
-        bare = [
-            x.inputs[0] if x.op == "broadcast_to" and not x.inputs[0].kind else x for x in inputs
-        ]
+        spread = (x.op == "broadcast_to" and not x.inputs[0].kind for x in inputs)
+        bare = [x.inputs[0] if s else x for x, s in zip(inputs, spread, strict=True)]
         if bare != list(inputs) and np.broadcast_shapes(*[x.shape for x in bare]) == line.shape:
             return emit(op, *bare, **static)
     return line
+
+
+simplified = partial(rewritten, rule=simple)
 
 
 def _is(line: Line, value: float) -> bool:
@@ -136,25 +135,17 @@ def _same(a: Line, line: Line) -> bool:
 # up to rounding
 
 
-def reciprocals(program: Program) -> Program:
-    """Division by fewer numbers than are divided becomes multiplication by their reciprocals."""
-
-    def rule(line: Line, emit: Emit) -> Line:
-        if line.op == "divide" and line.dtype.kind == "f" and line.kind is None:
-            a, b = line.inputs
-            if b.size < line.size and b.dtype == line.dtype and b.kind is None:
-                return emit("multiply", a, emit("divide", constant(1.0), b))
-        return line
-
-    return rewritten(program, rule)
+def reciprocal(line: Line, emit: Emit) -> Line:
+    """Multiply by reciprocals, if there are fewer of them than quotients."""
+    if line.op == "divide" and line.dtype.kind == "f" and not line.kind:
+        a, b = line.inputs
+        if b.size < line.size and b.dtype == line.dtype and not b.kind:
+            return emit("multiply", a, emit("divide", constant(1.0), b))
+    return line
 
 
-def short_sums(program: Program) -> Program:
-    """Factors that are constant along a sum moved out of it, and sums of centred terms left out."""
-    return rewritten(program, _short_sum)
-
-
-def _short_sum(line: Line, emit: Emit) -> Line:
+def short_sum(line: Line, emit: Emit) -> Line:
+    """Move factors that are constant along a sum out of it, and leave out sums of centred terms."""
     if line.op not in ("sum", "sum_wide") or line.inputs[0].dtype.kind != "f":
         return line
     v, axes = line.inputs[0], line.static["axis"]
@@ -173,6 +164,9 @@ def _short_sum(line: Line, emit: Emit) -> Line:
         total = emit("add", total, part) if total else part
     zero = constant(line.dtype.type(0))
     return total or emit("broadcast_to", zero, shape=line.shape)
+
+
+reciprocals, short_sums = (partial(rewritten, rule=rule) for rule in (reciprocal, short_sum))
 
 
 class Term(NamedTuple):

@@ -71,7 +71,7 @@ class Recording:
     def forget(self) -> None:
         """End the recording; RecordingError if somebody still holds one of its arrays."""
         for line in self.lines:
-            _explain_sum(line)
+            _explain_sums(line)
         for array in (ref() for ref in self.made):
             if array is not None:
                 raise refused(
@@ -91,14 +91,15 @@ class Recording:
 
     def contribution(self, c: Contribution) -> None:
         """Note which rule the lines behind a contribution are part of, and name that d_…"""
-        value, upstream, output = _line_of(c.value), _line_of(c.upstream), self._line_at(c.node)
-        if not (value and upstream and output):  # gradients of constants
+        value, upstream, source = _line_of(c.value), _line_of(c.upstream), self._line_at(c.source)
+        output = self._line_at(c.node)
+        if not (value and upstream and output):  # of a graph of constants
             return
-        for line in reversed(_unexplained(upstream)):
-            _explain_sum(line)
-        source, layer, names = self._line_at(c.source), output.origin.layer, c.node.op.names
+        for line in filter(None, (upstream, source)):
+            _explain_sums(line)
+        layer, op = output.origin.layer, c.node.op
+        rule = op.name, op.names[min(c.input, len(op.names) - 1)]
         of = full_name(source) if source else ""
-        rule = c.node.op.name, names[min(c.input, len(names) - 1)]
         for line in _unexplained(value):
             name = f"d_{of}" if of and line is value else within(layer, line.origin.name)
             line.origin = line.origin._replace(layer=layer, name=name, rule=rule)
@@ -125,9 +126,10 @@ def _unexplained(line: Line) -> list[Line]:
     return list(found)
 
 
-def _explain_sum(line: Line) -> None:
-    """A sum of contributions is named like the last of them."""
-    explained = [a.origin for a in line.inputs if a.origin.rule]
-    if line.origin.section == "backward" and not line.origin.rule and explained:
-        _, layer, name, rule, _ = explained[-1]
-        line.origin = line.origin._replace(layer=layer, name=name, rule=rule)
+def _explain_sums(line: Line) -> None:
+    """A sum of contributions, behind or at this line, is named like the last of them."""
+    for total in reversed(_unexplained(line)):
+        explained = [a.origin for a in total.inputs if a.origin.rule]
+        if explained:
+            _, layer, name, rule, _ = explained[-1]
+            total.origin = total.origin._replace(layer=layer, name=name, rule=rule)
