@@ -32,8 +32,9 @@ class Library:
         self.ndarray: Any = type("Recorded", (Recorded,), {"library": self, "__slots__": ()})
 
     def __getattr__(self, name: str) -> Any:
-        known = getattr(Recorded, name, None) or getattr(np, name, None)
-        if hasattr(Recorded, name) or isinstance(known, np.ufunc | type | float):
+        if hasattr(Recorded, name):
+            return getattr(Recorded, name)
+        if isinstance(known := getattr(np, name, None), np.ufunc | type | float):
             return known  # a ufunc comes back to `Recorded.__array_ufunc__`
         raise refused(f"numpy.{name} is not recorded: use tb.ops, or do it outside the step")
 

@@ -176,19 +176,24 @@ class Term(NamedTuple):
     then: list[tuple[Any, ...]]
 
 
-def _terms(v: Line, axes: tuple[int, ...], emit: Emit) -> list[Term]:
+def _terms(v: Line, axes: tuple[int, ...], emit: Emit, depth: int = 10) -> list[Term]:
     """Terms that add up to Σ v, with the factors that are constant along the axes moved out."""
 
-    def followed(a: Line, *step: Any) -> list[Term]:
-        return [Term(inside, [*then, step]) for inside, then in _terms(a, axes, emit)]
+    def terms(a: Line) -> list[Term]:
+        return _terms(a, axes, emit, depth - 1)
 
+    def followed(a: Line, *step: Any) -> list[Term]:
+        return [Term(inside, [*then, step]) for inside, then in terms(a)]
+
+    if not depth:  # without a limit, x + x after x + x would take exponential time
+        return [Term(v, [])]
     if v.op == "negative":
         return followed(v.inputs[0], v.op)
     if v.op == "add" and all(a.shape == v.shape for a in v.inputs):
-        terms = [term for a in v.inputs for term in _terms(a, axes, emit)]
+        parts = [term for a in v.inputs for term in terms(a)]
         # Taking the sum apart pays only if something moves out of each part.
-        if all(_is_centred(t.inside, axes) or any(len(step) > 1 for step in t.then) for t in terms):
-            return terms
+        if all(_is_centred(t.inside, axes) or any(len(step) > 1 for step in t.then) for t in parts):
+            return parts
     if v.op in ("multiply", "divide"):
         a, b = v.inputs
         if v.op == "multiply" and _is_constant(a, v, axes):
@@ -196,7 +201,7 @@ def _terms(v: Line, axes: tuple[int, ...], emit: Emit) -> list[Term]:
         if _same(a, v) and _is_constant(b, v, axes):
             return followed(a, v.op, b)
         if v.op == "multiply" and _same(a, v) and _same(b, v):
-            (one, *more), (other, *others) = _terms(a, axes, emit), _terms(b, axes, emit)
+            (one, *more), (other, *others) = terms(a), terms(b)
             if (one.then or other.then) and not more and not others:
                 inside = emit("multiply", one.inside, other.inside)
                 return [Term(inside, one.then + other.then)]
