@@ -19,11 +19,10 @@ VIEWS = ("reshape", "transpose", "broadcast_to", "getitem")
 
 
 class Library:
-    """NumPy's functions for recorded arrays.
+    """NumPy's functions for recorded arrays; array methods and ufuncs double as its functions.
 
-    The methods of arrays and NumPy's ufuncs are functions of the library as they are. `__name__` is
-    that of the backend it records for, so that code which tells NumPy from CuPy by the name records
-    what it would do there.
+    Its `__name__` is the backend that it records for. So code that tells NumPy from CuPy by the
+    name records what it would do there.
     """
 
     def __init__(self, recording: Recording, backend: str) -> None:
@@ -120,9 +119,12 @@ class Library:
         return self.asarray(self.recording.input("drawn", draw, like))
 
     def move(self, a: Any, backend: str) -> Any:
-        """To a GPU; the way back waits for it, and is refused."""
-        libraries = self.recording.libraries
-        return libraries[backend].asarray(a) if backend in libraries else self.asnumpy(a)
+        """To a GPU. The way back would wait for it, and is refused."""
+        if backend == "numpy":
+            return self.asnumpy(a)
+        if backend not in self.recording.libraries:
+            raise refused(f"nothing else that the step uses is on {backend}: move it outside")
+        return self.recording.libraries[backend].asarray(a)
 
     asnumpy = staticmethod(needs_numbers(".numpy(), or moving a Tensor to the host,"))
 

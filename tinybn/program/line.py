@@ -101,7 +101,7 @@ class Line:
 
     @property
     def promoted(self) -> Any:
-        """What NumPy promotes with the other operands. It has no kind for bools."""
+        """What NumPy promotes with other operands: a number's kind (but not bool), or a dtype."""
         return self.dtype if self.kind in (None, bool) else self.kind
 
     @property

@@ -72,7 +72,7 @@ def without_dead(program: Program) -> Program:
 
 
 def without_equal(program: Program) -> Program:
-    """One line in place of several that compute the same from the same."""
+    """A program that computes the same from the same only once."""
     first: dict[Any, Line] = {}
 
     def one(a: Line) -> Line:

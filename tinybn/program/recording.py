@@ -41,8 +41,12 @@ class Recording:
         self._thread = threading.get_ident()
         self._caller = id(sys._getframe(1))
         self._outputs: dict[int, Line] = {}  # of recorded ops, by the time of their nodes
-        captured = ((place, place.get()) for place, _ in state.captured)
-        self._captured = {id(a): self.input(place.name, place, a).line for place, a in captured}
+        arrays = [(place, place.get()) for place, _ in state.captured]
+        self._captured = {
+            id(a): self.input(place.name, place, a).line
+            for place, a in arrays
+            if name_of(a) in self.libraries
+        }
 
     def here(self) -> Origin:
         """The origin of a line that is written now."""
