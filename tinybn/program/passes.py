@@ -75,12 +75,10 @@ def without_equal(program: Program) -> Program:
     """A program that computes the same from the same only once."""
     first: dict[Any, Line] = {}
 
-    def one(a: Line) -> Line:
-        return first.setdefault(a.key(), a)
-
     def rule(line: Line, emit: Emit) -> Line:
-        inputs = tuple(one(a) if a.op == "constant" else a for a in line.inputs)
-        return one(line if inputs == line.inputs else line.reading(inputs))
+        equal = (first.setdefault(a.key(), a) if a.op == "constant" else a for a in line.inputs)
+        line = line.reading(tuple(equal))
+        return first.setdefault(line.key(), line)
 
     return rewritten(program, rule)
 

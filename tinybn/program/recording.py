@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinybn.backend import name_of
+from tinybn.op import Node
 from tinybn.program.library import Library
 from tinybn.program.line import Line, Origin, constant
 from tinybn.program.origin import full_name, origin, within
@@ -85,9 +86,9 @@ class Recording:
 
     # the two callbacks of `watch`
 
-    def output(self, node: Any, array: Any) -> None:
+    def output(self, node: Node, array: Any) -> None:
         """Name what a recorded op returns after the op, if its formula gives it no name."""
-        if line := _line_of(array):
+        if line := self._line(array):
             self._outputs[node.time] = line
             if not full_name(line):
                 name = within(line.origin.layer, node.op.name)
@@ -95,8 +96,7 @@ class Recording:
 
     def contribution(self, c: Contribution) -> None:
         """Note which rule the lines behind a contribution are part of, and name that d_…"""
-        value, upstream, source = _line_of(c.value), _line_of(c.upstream), self._line_at(c.source)
-        output = self._line_at(c.node)
+        value, upstream, source, output = map(self._line, (c.value, c.upstream, c.source, c.node))
         if not (value and upstream and output):  # of a graph of constants
             return
         for line in filter(None, (upstream, source)):
@@ -108,14 +108,12 @@ class Recording:
             name = f"d_{of}" if of and line is value else within(layer, line.origin.name)
             line.origin = line.origin._replace(layer=layer, name=name, rule=rule)
 
-    def _line_at(self, source: Any) -> Line | None:
-        """The line of a leaf, or of what a node returned."""
-        return _line_of(source) if isinstance(source, Tensor) else self._outputs.get(source.time)
-
-
-def _line_of(value: Any) -> Line | None:
-    array = value._data if isinstance(value, Tensor) else value
-    return array.line if isinstance(array, Recorded) else None
+    def _line(self, of: Any) -> Line | None:
+        """The line of a Tensor, of an array, or of what a node returned; None for constants."""
+        if isinstance(of, Node):
+            return self._outputs.get(of.time)
+        array = of._data if isinstance(of, Tensor) else of
+        return array.line if isinstance(array, Recorded) else None
 
 
 def _unexplained(line: Line) -> list[Line]:
