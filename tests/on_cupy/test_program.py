@@ -150,6 +150,12 @@ def test_labels_are_checked_at_each_call():
         np.testing.assert_array_equal(array, before[name])
 
 
+REFUSED = {
+    "getitem-mask": "a mask selects depends on numbers",
+    "to": "moving a Tensor to the host",
+}
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_op(case):
     """Its value and its gradients of two orders; kernels of fused ops round in other places."""
@@ -158,8 +164,8 @@ def test_every_op(case):
     for k in range(3):
         inputs, v, weights = arguments(case, k, np.float64)
         args = [*map(here, inputs)], here(v), [*map(here, weights)]
-        if k and case.name == "getitem-mask":
-            with pytest.raises(RecordingError, match="a mask selects depends on numbers"):
+        if k and case.name in REFUSED:
+            with pytest.raises(RecordingError, match=REFUSED[case.name]):
                 run(*args)
             continue
         for a, b in zip(leaves(run(*args)), leaves(step(*args)), strict=True):
@@ -228,3 +234,19 @@ def test_moving_to_the_device_in_a_step():
         y = both(a, b)
         assert y.backend == "cupy"
         np.testing.assert_array_equal(host(y), host(a) * host(b))
+
+
+def test_moving_to_the_host_in_a_step_is_refused():
+    run = tb.compile(lambda a: a.to("numpy"))
+    x = tb.tensor(draw((4,)))
+    run(x)
+    with pytest.raises(RecordingError, match="moving a Tensor to the host"):
+        run(x)
+
+
+def test_moving_to_a_device_that_the_step_does_not_use_is_refused():
+    run = tb.compile(lambda a: a.to("cupy"))
+    x = tb.tensor(draw((4,)), backend="numpy")
+    run(x)
+    with pytest.raises(RecordingError, match="nothing else that the step uses is on cupy"):
+        run(x)

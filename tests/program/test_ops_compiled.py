@@ -154,6 +154,12 @@ X = [draw((3, 4), seed=i, dtype=F32) for i in range(3)]
 TABLE, SCALE = draw((4,), dtype=F32), np.float32(1.5)
 ROWS, FLAGS = np.array([2, 0, 2]), np.array([True, False, True, False])
 WEIGHT = tb.tensor(draw((4, 2), dtype=F32), requires_grad=True)
+
+
+def leaf():
+    return tb.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+
+
 OTHERS = {
     "numbers": lambda x: [2 - x, x * 3, x / 0.7, 1 / x, x**2, 2.0**x, abs(x) ** 0.5, True * x, x - (3 > 2), -x + 1, x - 0],
     "scalars of NumPy": lambda x: [x * np.float64(2), np.float32(3) - x, x + np.int64(3), x * SCALE],
@@ -162,6 +168,7 @@ OTHERS = {
     "bools": lambda x: [(x > 0) == (x > 1), ops.where(x > 0, x, 0), (x > 0) * x],
     "a table of the closure": lambda x: [x * TABLE, x[ROWS], ops.where(FLAGS, x, TABLE), x @ TABLE],
     "constants made on the way": lambda x: [x + np.arange(4, dtype=F32), x[np.array([1, 1])], x @ np.eye(4, dtype=F32)],
+    "a Tensor made on the way": lambda x: [tb.grad((x * (w := leaf())).sum() + (w * w).sum(), w), tb.grad((w * w).sum(), w)],
     "a Tensor of the closure": lambda x: [x @ WEIGHT, tb.grad((x @ WEIGHT).sum(), WEIGHT), WEIGHT * 2],
     "arrays in the result": lambda x: [x.data * 2, {"mean": x.data.mean()}, x, x.data, None, 3, "text"],
     "views": lambda x: [x.T, x.reshape(-1), x[1:, ::2], x[0], x[..., None], x.T.reshape(2, 6), x[-1, 2]],
@@ -189,6 +196,28 @@ def test_numbers_as_arguments(backend):
     calls = [(X[k], 0.5 + k, 3 + k) for k in range(3)]
     assert_compiles(step, backend, *calls)
     assert_compiles(step, backend, *[(*call, False) for call in calls])
+
+
+@backends
+def test_constants_that_are_not_finite_or_empty(backend):
+    def step(x):
+        return x + np.array([np.inf, -np.inf, np.nan, 1], F32), ops.concatenate([x, np.zeros((0, 4), F32)])  # fmt: skip
+
+    run = tb.compile(step, backend=backend)
+    for x in X:
+        for a, b in zip(run(tb.tensor(x)), step(tb.tensor(x)), strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy(), strict=True)
+
+
+@backends
+def test_arrays_of_a_number(backend):
+    """They have a dtype, which a number has not."""
+
+    def step(x, scale, n):
+        spread = np.broadcast_to(scale, (3, 4))
+        return x * spread, x - np.full_like(x, scale), x * np.full_like(x, np.arange(4)), x[0] + n
+
+    assert_compiles(step, backend, *[(X[k], 0.1 + k, 3 + k) for k in range(3)])
 
 
 @backends

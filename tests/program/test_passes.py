@@ -56,6 +56,7 @@ SIMPLE = {
     "a transpose": (lambda x: x.transpose((0, 1)), []),
     "a cast": (lambda x: x.astype(np.float64), []),
     "a broadcast": (lambda x: tb.ops.broadcast_to(x[:1], (4, 3)) * x, ["getitem", "multiply"]),
+    "not that of an exponent": (lambda x: x ** np.full_like(x, 2), ["broadcast_to", "power"]),
     "numbers": (lambda x: x * (np.float64(2) * 3), ["multiply"]),
 }
 
@@ -105,6 +106,30 @@ def test_what_moves_out_of_a_sum(name):
     q = without_dead(simplified(short_sums(simplified(p))))
     assert [op for op in ops_of(q) if op not in ("getitem", "reshape")] == left
     np.testing.assert_allclose(run(q, X, Y)[0], run(p, X, Y)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_what_replaces_a_line_has_its_name():
+    def step(x, y):
+        moved = (x * y[:1]).sum(0, keepdims=True)
+        quotient = moved / y[:1, :1]
+        return moved, quotient
+
+    names = [line.origin.name for line in relaxed(recorded(step, X, Y)).lines]
+    assert names == ["", "", "moved", "", "", "quotient"]
+
+
+def test_long_sums_take_no_time():
+    def step(x, y):
+        doubled = total = x * y[:1]
+        for _ in range(60):
+            doubled = doubled + doubled
+        for _ in range(600):
+            total = total + x
+        return doubled.sum(0), total.sum(0)
+
+    p = recorded(step, X, Y)
+    for a, b in zip(run(relaxed(p), X, Y), run(p, X, Y), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def test_reciprocals():

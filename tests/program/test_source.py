@@ -22,6 +22,7 @@ from tinybn.fusion import FUSED
 from tinybn.ops import elementwise, reduction
 from tinybn.program import exact, relaxed, without_dead
 from tinybn.program.line import names_for
+from tinybn.program.origin import label
 from tinybn.program.source import named
 
 pytestmark = pytest.mark.host("tests/on_cupy/test_program.py has what is compiled for CuPy")
@@ -226,6 +227,20 @@ def test_every_line_of_a_backward_pass_knows_its_rule():
         for line in norm_program("batch_norm", fused, without_dead).lines:
             assert (line.origin.rule is not None) == (line.origin.section == "backward")
             assert line.origin.user.startswith(f"{__file__}:")
+
+
+def test_sums_of_contributions_are_named():
+    def step(x, v):
+        x = tb.tensor(x, requires_grad=True)
+        (first,) = tb.grad((x * x * v).sum(), x, create_graph=True)
+        (second,) = tb.grad((first * first).sum(), x)
+        second *= 2
+        return first, second
+
+    p = tb.program(step, X, DY)
+    assert [label(line) for line in p.outputs] == ["d_x", "second"]
+    sums = [line for line in p.lines if line.op == "add" and line.origin.section == "backward"]
+    assert [label(line) for line in sums] == ["d_x", "d_d_x", "d_x"]
 
 
 def test_shapes_and_dtypes_are_those_that_numpy_gives():

@@ -1,13 +1,15 @@
-"""Lines: what a program is made of.
+"""Lines: the statements of a program.
 
-A line applies one of NumPy's functions to the results of other lines: `x_hat = d / s`. What a
-function is called, how it is written down, and so what it computes, is told in one place: the text
-of `EXPRESSIONS`. The source of a program is made of these texts, and runs as it is printed.
+A line applies one of NumPy's functions to the results of other lines: `x_hat = d / s`. Its text in
+`EXPRESSIONS` is the only definition of an operation: a program is printed as these texts, and runs
+as it is printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,15 +41,15 @@ EXPRESSIONS: dict[str, str] = {
     "reshape": "{0}.reshape({shape})",
     "transpose": "{0}.transpose({axes})",
     "broadcast_to": "np.broadcast_to({0}, {shape})",
+    "full": "np.full({shape}, {value}, {dtype})",
     "concatenate": "np.concatenate([{all}], {axis})",
     "arange": "np.arange({n}, dtype={dtype})",
-    "full": "np.full({shape}, {value}, {dtype})",
     "asarray": "np.asarray({0})",
     "getitem": "{0}[{index}]",
     "put": "put({0}, {index}, {1})",
     "add_at": "add_at({0}, {index}, {1})",
 }
-"""The source of every operation, by name; a ufunc that is missing is written np.name(…)."""
+"""The source of each operation, by name. Any other ufunc is written np.name(…)."""
 
 REDUCTIONS = ("sum", "sum_wide", "sum_as", "max", "min")
 
@@ -55,9 +57,9 @@ REDUCTIONS = ("sum", "sum_wide", "sum_as", "max", "min")
 class Origin(NamedTuple):
     """Where a line comes from.
 
-    section: "forward", "backward" or "update". layer: the layer's full name and what it is, such as
-    ("1", "BatchNorm(16)"), if it is one. name: what its result is called there. rule: the op whose
-    rule it is part of, and the name of the input whose gradient that gives, such as
+    section: "forward", "backward" or "update". layer: the full name of the layer and its repr, such
+    as ("1", "BatchNorm(16)"). name: the full name of the result, such as "1.x_hat". rule: the op
+    whose gradient rule the line is part of, and the input whose gradient that is, such as
     ("divide", "a"). user: the file and line of the user's code.
     """
 
@@ -68,46 +70,53 @@ class Origin(NamedTuple):
     user: str = ""
 
 
-class Line:
-    """One operation: what it is, what it reads, and of what shape and dtype its result is.
+NOWHERE = Origin()
 
-    op: a name in EXPRESSIONS or of a ufunc; "input"; or "constant", whose static is its value.
-    static: what is not computed (axis, shape, …). kind: float, int or bool, if the result is a
-    Python number, which promotes no dtype (its shape is ()); None for an array.
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """One operation of a program. Two lines are equal only if they are the same object.
+
+    Attributes:
+        op: a name in EXPRESSIONS or that of a ufunc; "input"; or "constant".
+        inputs: the lines that it reads.
+        static: what is known without running the program (axis, shape, …); a constant's "value".
+        shape: the shape of the result.
+        dtype: the dtype of the result.
+        kind: float, int or bool if the result is a Python number, which has the shape () and
+            promotes no dtype; None if it is an array.
+        origin: where it comes from.
     """
 
-    __slots__ = ("dtype", "inputs", "kind", "op", "origin", "shape", "static")
+    op: str
+    inputs: tuple[Line, ...]
+    static: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: Any
+    kind: type | None = None
+    origin: Origin = NOWHERE
 
-    def __init__(
-        self,
-        op: str,
-        inputs: tuple[Line, ...],
-        static: Mapping[str, Any],
-        shape: tuple[int, ...],
-        dtype: Any,
-        kind: type | None = None,
-        origin: Origin = Origin(),  # noqa: B008, it is immutable
-    ) -> None:
-        self.op, self.inputs, self.static = op, inputs, static
-        self.shape, self.dtype, self.kind = shape, np.dtype(dtype), kind
-        self.origin = origin
+    def __post_init__(self) -> None:
+        self.dtype = np.dtype(self.dtype)
 
     @property
     def promoted(self) -> Any:
-        """What decides, with other operands, a result's dtype. NumPy has no kind for bools."""
+        """What NumPy promotes with other operands: a number's kind (but not bool), or a dtype."""
         return self.dtype if self.kind in (None, bool) else self.kind
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def reading(self, inputs: tuple[Line, ...]) -> Line:
         """The same operation on other lines of the same shapes and dtypes."""
-        return Line(self.op, inputs, self.static, self.shape, self.dtype, self.kind, self.origin)
+        return replace(self, inputs=inputs)
 
     def key(self) -> tuple[Any, ...]:
         """Equal for lines that compute the same from the same lines."""
@@ -120,69 +129,59 @@ class Line:
 
 
 def _hashable(value: Any) -> Any:
-    return (
-        (value.tobytes(), value.shape, value.dtype)
-        if isinstance(value, np.ndarray)
-        else repr(value)
-    )
+    array = isinstance(value, np.ndarray)
+    return (value.tobytes(), value.shape, value.dtype) if array else repr(value)
 
 
-def constant(value: Any, origin: Origin = Origin()) -> Line:  # noqa: B008
+def constant(value: Any) -> Line:
     """A number (Python's has a kind, NumPy's a dtype), or an array that never changes."""
     kind = type(value) if type(value) in (float, int) else None
-    array = np.asarray(value)
-    return Line("constant", (), {"value": value}, array.shape, array.dtype, kind, origin)
+    dtype = kind or np.asarray(value).dtype
+    return Line("constant", (), {"value": value}, np.shape(value), dtype, kind)
 
 
-def apply(op: str, *inputs: Line, origin: Origin = Origin(), **static: Any) -> Line:  # noqa: B008
-    """The line that applies `op`, with the shape and dtype that NumPy would give it.
+def is_elementwise(op: str) -> bool:
+    """Whether each element of the result comes from one element of each input."""
+    ufunc = isinstance(getattr(np, op, None), np.ufunc) and op != "matmul"
+    return ufunc or op in ("where", "astype")
 
-    Reductions leave the axes that they reduce in, with length 1.
+
+def apply(op: str, *inputs: Line, origin: Origin = NOWHERE, **static: Any) -> Line:
+    """The line that applies `op`, with the shape and dtype that NumPy gives it.
+
+    NumPy runs the operation on zeros that take neither memory nor time. Reductions keep the axes
+    that they reduce, with length 1.
     """
-    if isinstance(ufunc := getattr(np, op, None), np.ufunc) and op != "matmul":
-        *_, dtype = ufunc.resolve_dtypes((*[a.promoted for a in inputs], None))
-        shape = np.broadcast_shapes(*[a.shape for a in inputs])
-        kind = _KINDS[dtype.kind] if all(a.kind for a in inputs) else None
-        return Line(op, inputs, static, shape, dtype, kind, origin)
-    if op in ("full", "broadcast_to"):
-        dtype = static["dtype"] if op == "full" else inputs[0].dtype
-        np.broadcast_shapes(static["shape"], *[a.shape for a in inputs])
-        return Line(op, inputs, static, static["shape"], dtype, None, origin)
-    like = _evaluated(op, inputs, static)
-    shape = np.broadcast_shapes(*[a.shape for a in inputs]) if op == "where" else like.shape
-    return Line(op, inputs, static, shape, like.dtype, None, origin)
-
-
-_KINDS = {"f": float, "i": int, "b": bool}
-
-
-def evaluate(line: Line) -> Any:
-    """The result of an operation on constants."""
-    given = [a.static["value"] for a in line.inputs]
-    return _run(line.op, given, line.static)
-
-
-def _run(op: str, given: list[Any], static: Mapping[str, Any]) -> Any:
-    names = [f"a{i}" for i in range(len(given))]
-    space = dict(zip(names, given, strict=True)) | names_for(np)
-    return eval(expression(op, names, static), space)  # noqa: S307, it is our own text
-
-
-def _evaluated(op: str, inputs: tuple[Line, ...], static: Mapping[str, Any]) -> np.ndarray:
-    """The operation on arrays that take no memory and no time, to see what comes out."""
     shapes = [a.shape for a in inputs]
-    if op == "where":
-        shapes = [(1,) * len(s) for s in shapes]
-    if op in REDUCTIONS:
+    if elementwise := is_elementwise(op):
+        shapes = [() for _ in inputs]
+    elif op in REDUCTIONS:
         axes = {a % len(shapes[0]) for a in static["axis"]}
         shapes = [tuple(min(n, 1) if i in axes else n for i, n in enumerate(shapes[0]))]
-    if op == "matmul" and all(len(s) > 1 for s in shapes) and shapes[0][-1] == shapes[1][-2]:
+    elif op == "matmul" and all(len(s) > 1 for s in shapes) and shapes[0][-1] == shapes[1][-2]:
         shapes = [(*shapes[0][:-1], 0), (*shapes[1][:-2], 0, shapes[1][-1])]
-    given = [
+    zeros = [
         a.kind(1) if a.kind else np.broadcast_to(np.zeros((), a.dtype), shape)
         for a, shape in zip(inputs, shapes, strict=True)
     ]
-    return np.asarray(_run(op, given, static))
+    with np.errstate(all="ignore"):
+        value = evaluate(op, zeros, static)
+    like = np.asarray(value)
+    shape = np.broadcast_shapes(*[a.shape for a in inputs]) if elementwise else like.shape
+    numbers = all(a.kind for a in inputs) and not isinstance(value, np.ndarray)
+    kind = type(like.item()) if numbers else None
+    return Line(op, inputs, static, shape, like.dtype, kind, origin)
+
+
+def evaluate(op: str, given: Sequence[Any], static: Mapping[str, Any]) -> Any:
+    """The result of an operation on these arrays and numbers."""
+    names = [f"a{i}" for i in range(len(given))]
+    return _function(", ".join(names), expression(op, names, static))(*given)
+
+
+@lru_cache(1000)
+def _function(names: str, text: str) -> Any:
+    return eval(f"lambda {names}: {text}", names_for(np))  # noqa: S307, it is our own text
 
 
 def expression(op: str, names: list[str], static: Mapping[str, Any]) -> str:
@@ -198,7 +197,7 @@ def expression(op: str, names: list[str], static: Mapping[str, Any]) -> str:
 
 
 class Ref(int):
-    """In an index: the input with this number stands here."""
+    """In an index: the place of the input with this number."""
 
 
 def literal(value: Any, names: list[str] | tuple[str, ...] = ()) -> str:
@@ -207,8 +206,8 @@ def literal(value: Any, names: list[str] | tuple[str, ...] = ()) -> str:
         return names[value]
     if isinstance(value, tuple):
         return f"({', '.join(literal(v, names) for v in value)}{',' * (len(value) == 1)})"
-    if isinstance(value, slice):
-        return f"slice({value.start}, {value.stop}, {value.step})"
+    if isinstance(value, list):
+        return f"[{', '.join(literal(v, names) for v in value)}]"
     if value is Ellipsis:
         return "..."
     if isinstance(value, np.dtype):
@@ -216,7 +215,8 @@ def literal(value: Any, names: list[str] | tuple[str, ...] = ()) -> str:
     if isinstance(value, np.generic):
         return f"np.{value.dtype.name}({literal(value.item())})"
     if isinstance(value, np.ndarray):
-        return f"np.array({value.tolist()}, np.{value.dtype.name})"
+        array = f"np.array({literal(value.tolist())}, np.{value.dtype.name})"
+        return array if value.size else f"{array}.reshape({value.shape})"
     if isinstance(value, float) and not np.isfinite(value):
         return {"inf": "np.inf", "-inf": "-np.inf", "nan": "np.nan"}[repr(value)]
     return repr(value)
@@ -230,7 +230,7 @@ def put(a: Any, index: Any, values: Any) -> Any:
 
 
 def add_at(a: Any, index: Any, values: Any) -> Any:
-    """A copy of a with `values` added at `index`; what goes to the same element adds up."""
+    """A copy of a with `values` added at `index`; values for the same element add up."""
     a = a.copy()
     MODULES[type(a)].add.at(a, index, values)  # type: ignore[union-attr]
     return a

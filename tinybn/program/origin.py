@@ -1,8 +1,8 @@
-"""Where a line comes from, read from the Python that is running when it is written down.
+"""Where a line comes from: the Python code that is running when it is written.
 
-The formulas of tinybn have the names of their papers: `x_hat = d / sqrt(var + eps)`. So what a line
-is called is there to be read: the innermost assignment whose whole right-hand side it computes,
-past the functions that return it, tells the name.
+tinybn's formulas use the names of their papers: `x_hat = d / sqrt(var + eps)`. So a line takes its
+name from the source: that of the innermost assignment whose whole right-hand side it computes,
+looking past the functions that return it.
 """
 
 from __future__ import annotations
@@ -12,130 +12,98 @@ import functools
 import linecache
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from types import CodeType, FrameType
+from collections.abc import Mapping
+from types import CodeType
 from typing import Any
 
+from tinybn.autodiff import backward, grad
 from tinybn.nn.module import Module
 from tinybn.optim import Optimizer
 from tinybn.program.line import Line, Origin
 
-Span = tuple[int | None, int | None, int | None, int | None]
+BACKWARD = {backward.__code__, grad.__code__}
+ENGINE = {"autodiff", "backend", "fusion", "op", "tensor", "walk", "program"}
+"""Parts of tinybn that run between a formula and the array function that computes it."""
 
 RETURN = "return"
-RECORDER = "tinybn.program.step"
-ENGINE = {
-    f"tinybn.{name}"
-    for name in (
-        "autodiff",
-        "backend",
-        "fusion",
-        "modes",
-        "op",
-        "parameters",
-        "tape",
-        "tensor",
-        "walk",
-    )
-}
-"""What stands between a formula and the array function that computes it."""
+Span = tuple[int | None, int | None, int | None, int | None]
+"""A piece of source: first line, last line, first column, last column."""
 
 
-def origin(paths: Mapping[int, str], names: Mapping[int, str]) -> Origin:
-    """The origin of a line that is written down now.
+def origin(paths: Mapping[int, str], outermost: int) -> Origin:
+    """The origin of a line that is written now.
 
-    paths: the full names of the layers, by id. names: those of inputs, by id of their lines.
+    paths: the full names of the layers, by id. outermost: the id of the frame to stop at, so that
+    the code that calls a compiled step names nothing in it.
     """
-    section, layer, name, user = "forward", None, "", ""
-    naming = True
-    for frame in _frames():
-        module = frame.f_globals.get("__name__", "")
+    section, layer, name, user = "forward", None, RETURN, ""
+    frame: Any = sys._getframe(2)
+    while frame and id(frame) != outermost:
         code, variables = frame.f_code, frame.f_locals
-        if not module.startswith("tinybn.program") and module not in ENGINE and naming:
-            found = _assigned(code.co_filename).get(_span(code, frame.f_lasti), "")
-            naming = found == RETURN
-            name = "" if naming else found
         owner = variables.get("self")
-        if module == "tinybn.walk":
+        package, _, module = frame.f_globals.get("__name__", "").partition(".")
+        ours = package == "tinybn"
+        if name == RETURN and not (ours and module.partition(".")[0] in ENGINE):
+            name = _assigned(code.co_filename).get(_spans(code)[frame.f_lasti // 2], "")
+        if code in BACKWARD:
             section = "backward"
         elif isinstance(owner, Optimizer):
             section = "update"
-            if code.co_name == "update" and hasattr(variables.get("p"), "line"):
-                layer = layer or (names.get(id(variables["p"].line), ""), "")
-        elif isinstance(owner, Module) and layer is None and code.co_name == "forward":
-            layer = (paths.get(id(owner), ""), repr(owner))
-        if not user and module.partition(".")[0] not in ("tinybn", "numpy"):
+            parameter = getattr(variables.get("p"), "line", None)
+            if code.co_name == "update" and parameter:
+                layer = layer or (parameter.static.get("name", ""), "")
+        elif isinstance(owner, Module) and code.co_name == "forward":
+            layer = layer or (paths.get(id(owner), ""), repr(owner))
+        if not user and not ours and package != "numpy":
             user = f"{code.co_filename}:{frame.f_lineno}"
-    return Origin(section, layer, name, None, user)
-
-
-def _frames() -> Iterator[FrameType]:
-    """From the innermost one to the step's own: who calls a compiled step names nothing in it."""
-    frame: Any = sys._getframe(2)
-    while frame and frame.f_globals.get("__name__") != RECORDER:
-        yield frame
         frame = frame.f_back
-
-
-def _span(code: CodeType, offset: int) -> Span:
-    """Which piece of the source the instruction at `offset` computes."""
-    positions = list(_positions(code))
-    return positions[offset // 2]
+    return Origin(section, layer, within(layer, "" if name == RETURN else name), None, user)
 
 
 @functools.cache
-def _positions(code: CodeType) -> tuple[Span, ...]:
-    return tuple((a, c, b, d) for a, b, c, d in code.co_positions())
+def _spans(code: CodeType) -> list[Span]:
+    """The piece of source that each instruction computes."""
+    return list(code.co_positions())
 
 
 @functools.cache
 def _assigned(filename: str) -> dict[Span, str]:
-    """Of a source file: the name that the expression there is assigned to, or RETURN."""
+    """The name that each expression of a file is assigned to; RETURN if it is returned."""
     try:
         tree = ast.parse("".join(linecache.getlines(filename)))
-    except SyntaxError:  # no Python: a shell's input, for instance
+    except SyntaxError:  # not Python: a shell's input, for instance
         return {}
     found: dict[Span, str] = {}
-    values: list[Any]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Return) and node.value:
-            name, values = RETURN, [node.value]
-        elif isinstance(node, ast.Lambda):
-            name, values = RETURN, [node.body]
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name, values = node.targets[0].id, [node.value]
-        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            name, values = node.target.id, [node]
-        else:
-            continue
-        for value in values:
-            if isinstance(value, ast.IfExp):
-                values += [value.body, value.orelse]
-            found[_place(value)] = name
+        match node:
+            case ast.Return(value=ast.AST() as value) | ast.Lambda(body=value):
+                found[_span(value)] = RETURN
+            case ast.Assign(targets=[ast.Name(id=name), *_], value=value):
+                found[_span(value)] = name
+            case ast.AugAssign(target=ast.Name(id=name)):
+                found[_span(node)] = name
+            case ast.IfExp() if _span(node) in found:  # parents come before children
+                found[_span(node.body)] = found[_span(node.orelse)] = found[_span(node)]
     return found
 
 
-def _place(node: Any) -> Span:
-    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
+def _span(node: Any) -> Span:
+    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+
+
+def within(layer: tuple[str, str] | None, name: str) -> str:
+    """The full name of a result in a layer."""
+    return f"{layer[0]}.{name}" if name and layer and layer[0] else name
+
+
+def full_name(line: Line) -> str:
+    """Such as 1.x_hat in layer 1, or 0.weight; "" if the formula gives the line no name."""
+    return line.static["name"] if line.op == "input" else line.origin.name
 
 
 def label(line: Line) -> str:
-    """What a line's result is called: x_hat_1 in layer 1, weight_0 for the input 0.weight; "" if it
-    has no name where it comes from.
-    """
-    if line.op == "input":
-        return _identifier(line.static["name"])
-    name, layer = line.origin.name, line.origin.layer
-    if not name or name.startswith(("d_", "new_")) or not layer or not layer[0]:
-        return _identifier(name)
-    return _identifier(f"{layer[0]}.{name}")
-
-
-def _identifier(name: str) -> str:
-    """A full name such as 0.weight as a Python name: weight_0."""
-    *path, last = name.split(".")
-    prefix = re.match(r"((d|old|new)_)*", name)[0]  # type: ignore[index]
-    if prefix and path:
-        path[0], last = path[0].removeprefix(prefix), prefix + last
-    text = re.sub(r"\W", "_", "_".join([last, *path]))
+    """The full name as a Python name: x_hat_1, weight_0, d_weight_0."""
+    found = re.fullmatch(r"((?:(?:d|old|new)_)*)(?:(.*)\.)?(.*)", full_name(line))
+    prefix, path, last = found.groups("")  # type: ignore[union-attr]
+    text = re.sub(r"\W", "_", f"{prefix}{last}_{path}" if path else prefix + last)
     return text if text.isidentifier() or not text else f"v{text}"

@@ -1,20 +1,20 @@
-"""Passes: functions that make a shorter or cheaper program of a program.
+"""Passes: functions that turn a program into a shorter or cheaper one.
 
-`exact` leaves every result as it is, to the last bit. `relaxed` computes the same in exact
-arithmetic, but rounds in other places: it moves what does not change along a sum out of the sum.
-Then equal sums meet, and what is left of the composition of batch norm are the two sums of its
-closed form.
+`exact` keeps every result to the last bit. `relaxed` computes the same in exact arithmetic, but
+rounds elsewhere: it moves factors that are constant along a sum out of the sum. Equal sums then
+become one, and composed batch norm is left with the sums of its closed form.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinybn.program.line import Line, Origin, apply, constant, evaluate
+from tinybn.program.line import Line, apply, constant, evaluate, is_elementwise
 from tinybn.program.source import Program
 
 Emit = Callable[..., Line]
@@ -22,43 +22,46 @@ Rule = Callable[[Line, Emit], Line]
 
 
 def exact(program: Program) -> Program:
-    """The same results from fewer lines."""
+    """A program with fewer lines and the same results, to the last bit."""
     return without_dead(without_equal(simplified(program)))
 
 
 def relaxed(program: Program) -> Program:
-    """The same results, but for rounding, from less arithmetic."""
+    """A program with less arithmetic and the same results, up to rounding."""
     return exact(reciprocals(exact(short_sums(exact(program)))))
 
 
 def rewritten(program: Program, rule: Rule) -> Program:
-    """Every line replaced by what `rule(line, emit)` returns.
+    """The program with each line replaced by `rule(line, emit)`.
 
-    The line reads what its inputs were replaced by; the rule returns it, or another line, which
-    `emit(op, *inputs, **static)` makes.
+    The line that the rule receives reads the replacements of its inputs. The rule returns it, or
+    another line, or what it makes by `emit(op, *inputs, **static)`.
     """
     new: dict[Line, Line] = {}
     placed: dict[Line, None] = {}  # in order
     for old in program.lines:
         inputs = tuple(new.get(a, a) for a in old.inputs)
         line = old if inputs == old.inputs else old.reading(inputs)
+        unnamed = old.origin._replace(name="")
 
-        def emit(op: str, *given: Line, origin: Origin = old.origin, **static: Any) -> Line:
+        def emit(op: str, *given: Line, origin: Any = unnamed, **static: Any) -> Line:
             made = apply(op, *given, origin=origin, **static)
             placed[made] = None
             return made
 
         new[old] = result = rule(line, emit)
+        if result.origin is unnamed:
+            result.origin = old.origin
         if result.op not in ("input", "constant"):
             placed.setdefault(result)
     return Program(program.inputs, list(placed), [new.get(a, a) for a in program.outputs])
 
 
-# exact
+# to the last bit
 
 
 def without_dead(program: Program) -> Program:
-    """Only the lines that an output depends on."""
+    """A program of only the lines that an output depends on."""
     needed = set(program.outputs)
     lines = []
     for line in reversed(program.lines):
@@ -69,62 +72,52 @@ def without_dead(program: Program) -> Program:
 
 
 def without_equal(program: Program) -> Program:
-    """One line in place of several that compute the same from the same."""
+    """A program that computes the same from the same only once."""
     first: dict[Any, Line] = {}
 
     def rule(line: Line, emit: Emit) -> Line:
-        inputs = tuple(
-            first.setdefault(a.key(), a) if a.op == "constant" else a for a in line.inputs
-        )
-        line = line if inputs == line.inputs else line.reading(inputs)
+        equal = (first.setdefault(a.key(), a) if a.op == "constant" else a for a in line.inputs)
+        line = line.reading(tuple(equal))
         return first.setdefault(line.key(), line)
 
     return rewritten(program, rule)
 
 
-def simplified(program: Program) -> Program:
-    """Constants computed, and what changes nothing left out: x · 1, a reshape to the same shape,
-    a broadcast that the next operation does by itself.
-    """
-    return rewritten(program, _simple)
-
-
 NEUTRAL = {"multiply": 1, "divide": 1, "power": 1, "subtract": 0}
-"""x op this is x, bit for bit. (x + 0 is not: -0 + 0 is 0.)"""
+"""x op this is x, bit for bit. (x + 0 is not, for -0 + 0 is 0.)"""
 
 
-def _simple(line: Line, emit: Emit) -> Line:
-    a = line.inputs[0] if line.inputs else line
-    if line.op == "full":
-        return emit("broadcast_to", _number(line.static), shape=line.shape) if line.shape else line
-    if line.inputs and all(x.op == "constant" for x in line.inputs) and not line.shape:
-        return constant(evaluate(line), line.origin)
-    if line.op in ("reshape", "broadcast_to") and line.shape == a.shape:
-        return a
-    if line.op == "reshape" and a.op == "reshape":
+def simple(line: Line, emit: Emit) -> Line:
+    """Compute constants, and leave out what changes nothing: x · 1, a reshape to the same shape, a
+    broadcast that the next operation does by itself.
+    """
+    op, inputs, static = line.op, line.inputs, line.static
+    if not inputs:
+        return line
+    a, b = inputs[0], inputs[-1]
+    if all(x.op == "constant" for x in inputs) and not line.shape and op != "broadcast_to":
+        return constant(evaluate(op, [x.static["value"] for x in inputs], static))
+    if op == "reshape" and a.op == "reshape":
         return emit("reshape", a.inputs[0], shape=line.shape)
-    if line.op == "transpose" and line.static["axes"] == tuple(range(line.ndim)):
-        return a
-    if line.op == "astype" and a.kind is None and a.dtype == line.dtype:
-        return a
-    if line.op == "negative" and a.op == "negative":
+    if op == "negative" and a.op == "negative":
         return a.inputs[0]
-    if line.op in NEUTRAL and _is(line.inputs[1], NEUTRAL[line.op]) and _same(a, line):
+    if op == "multiply" and _is(a, 1) and _same(b, line):
+        return b
+    if _same(a, line) and (
+        (op in ("reshape", "broadcast_to", "astype") and a.op != "constant")
+        or (op == "transpose" and static["axes"] == tuple(range(line.ndim)))
+        or (op in NEUTRAL and _is(b, NEUTRAL[op]))
+    ):
         return a
-    if line.op == "multiply" and _is(a, 1) and _same(line.inputs[1], line):
-        return line.inputs[1]
-    if _elementwise(line):
-        bare = [x.inputs[0] if x.op == "broadcast_to" else x for x in line.inputs]
-        if (
-            bare != list(line.inputs)
-            and np.broadcast_shapes(*[x.shape for x in bare]) == line.shape
-        ):
-            return emit(line.op, *bare, **line.static)
+    if is_elementwise(op) and op != "power" and line.shape:  # NumPy computes x ** 2 as x * x
+        spread = (x.op == "broadcast_to" and not x.inputs[0].kind for x in inputs)
+        bare = [x.inputs[0] if s else x for x, s in zip(inputs, spread, strict=True)]
+        if bare != list(inputs) and np.broadcast_shapes(*[x.shape for x in bare]) == line.shape:
+            return emit(op, *bare, **static)
     return line
 
 
-def _number(static: Any) -> Line:
-    return constant(np.dtype(static["dtype"]).type(static["value"]))
+simplified = partial(rewritten, rule=simple)
 
 
 def _is(line: Line, value: float) -> bool:
@@ -134,113 +127,100 @@ def _is(line: Line, value: float) -> bool:
 
 
 def _same(a: Line, line: Line) -> bool:
-    return a.shape == line.shape and a.dtype == line.dtype and a.kind == line.kind
-
-
-def _elementwise(line: Line) -> bool:
-    return line.op in ("where", "astype") or (
-        isinstance(getattr(np, line.op, None), np.ufunc) and line.op != "matmul"
-    )
+    return (a.shape, a.dtype, a.kind) == (line.shape, line.dtype, line.kind)
 
 
 # up to rounding
 
 
-def short_sums(program: Program) -> Program:
-    """What does not change along a sum moved out of it, and sums of what is centred left out."""
-    return rewritten(program, _short_sum)
+def reciprocal(line: Line, emit: Emit) -> Line:
+    """Multiply by reciprocals, if there are fewer of them than quotients."""
+    if line.op == "divide" and line.dtype.kind == "f" and not line.kind:
+        a, b = line.inputs
+        if b.size < line.size and b.dtype == line.dtype and not b.kind:
+            return emit("multiply", a, emit("divide", constant(1.0), b))
+    return line
 
 
-def reciprocals(program: Program) -> Program:
-    """Division by fewer numbers than are divided becomes multiplication by their reciprocals."""
-
-    def rule(line: Line, emit: Emit) -> Line:
-        if line.op == "divide" and line.dtype.kind == "f" and line.kind is None:
-            a, b = line.inputs
-            if b.size < line.size and b.dtype == line.dtype and b.kind is None:
-                unnamed = line.origin._replace(name="")
-                return emit("multiply", a, emit("divide", constant(1.0), b, origin=unnamed))
-        return line
-
-    return rewritten(program, rule)
-
-
-def _short_sum(line: Line, emit: Emit) -> Line:
+def short_sum(line: Line, emit: Emit) -> Line:
+    """Move factors that are constant along a sum out of it, and leave out sums of centred terms."""
     if line.op not in ("sum", "sum_wide") or line.inputs[0].dtype.kind != "f":
         return line
     v, axes = line.inputs[0], line.static["axis"]
-
-    def unnamed(op: str, *given: Line, **static: Any) -> Line:
-        return emit(op, *given, origin=line.origin._replace(name=""), **static)
-
-    terms = _terms(v, axes, unnamed)
-    if all(term.inside is v for term in terms) or math.prod(v.shape[a] for a in axes) < 2:
+    if math.prod(v.shape[a] for a in axes) < 2:
+        return line
+    terms = _terms(v, axes, emit)
+    if terms[0].inside is v:
         return line
     total: Line | None = None
-    for sign, factors, inside in terms:
-        if _centred_along(inside) == axes:
+    for inside, then in terms:
+        if _is_centred(inside, axes):
             continue  # its sum is 0 in exact arithmetic: the path that carries no gradient
-        part = unnamed(line.op, inside, axis=axes)
-        for op, factor in factors:
-            part = unnamed(op, part, factor)
-        if total is not None:
-            total = unnamed("add" if sign > 0 else "subtract", total, part)
-        else:
-            total = part if sign > 0 else unnamed("negative", part)
-    return unnamed("full", shape=line.shape, value=0, dtype=line.dtype) if total is None else total
+        part = emit(line.op, inside, axis=axes)
+        for op, *factor in then:
+            part = emit(op, part, *factor)
+        total = emit("add", total, part) if total else part
+    zero = constant(line.dtype.type(0))
+    return total or emit("broadcast_to", zero, shape=line.shape)
+
+
+reciprocals, short_sums = (partial(rewritten, rule=rule) for rule in (reciprocal, short_sum))
 
 
 class Term(NamedTuple):
-    """sign · inside, multiplied or divided by factors, none of which changes along the sum."""
+    """Σ `inside`, followed by the steps `then`: ("multiply", factor) or just ("negative",)."""
 
-    sign: int
-    factors: list[tuple[str, Line]]
     inside: Line
+    then: list[tuple[Any, ...]]
 
 
-def _terms(v: Line, axes: tuple[int, ...], emit: Emit) -> list[Term]:
-    """v as a sum of terms. A sum is taken apart only if that moves something out of each part."""
+def _terms(v: Line, axes: tuple[int, ...], emit: Emit, depth: int = 10) -> list[Term]:
+    """Terms that add up to Σ v, with the factors that are constant along the axes moved out."""
+
+    def terms(a: Line) -> list[Term]:
+        return _terms(a, axes, emit, depth - 1)
+
+    def followed(a: Line, *step: Any) -> list[Term]:
+        return [Term(inside, [*then, step]) for inside, then in terms(a)]
+
+    if not depth:  # without a limit, x + x after x + x would take exponential time
+        return [Term(v, [])]
     if v.op == "negative":
-        return [term._replace(sign=-term.sign) for term in _terms(v.inputs[0], axes, emit)]
+        return followed(v.inputs[0], v.op)
     if v.op == "add" and all(a.shape == v.shape for a in v.inputs):
-        terms = [term for a in v.inputs for term in _terms(a, axes, emit)]
-        if all(term.factors or _centred_along(term.inside) == axes for term in terms):
-            return terms
-    return [_term(v, axes, emit)]
-
-
-def _term(v: Line, axes: tuple[int, ...], emit: Emit) -> Term:
-    if v.op == "negative":
-        sign, factors, inside = _term(v.inputs[0], axes, emit)
-        return Term(-sign, factors, inside)
+        parts = [term for a in v.inputs for term in terms(a)]
+        # Taking the sum apart pays only if something moves out of each part.
+        if all(_is_centred(t.inside, axes) or any(len(step) > 1 for step in t.then) for t in parts):
+            return parts
     if v.op in ("multiply", "divide"):
         a, b = v.inputs
-        if v.op == "multiply" and _unchanged(a, v, axes):
+        if v.op == "multiply" and _is_constant(a, v, axes):
             a, b = b, a
-        if a.shape == v.shape and a.dtype == v.dtype and _unchanged(b, v, axes):
-            sign, factors, inside = _term(a, axes, emit)
-            return Term(sign, [*factors, (v.op, b)], inside)
-        if v.op == "multiply" and a.shape == b.shape and a.dtype == b.dtype:
-            one, other = _term(a, axes, emit), _term(b, axes, emit)
-            if one.inside is not a or other.inside is not b:
+        if _same(a, v) and _is_constant(b, v, axes):
+            return followed(a, v.op, b)
+        if v.op == "multiply" and _same(a, v) and _same(b, v):
+            (one, *more), (other, *others) = terms(a), terms(b)
+            if (one.then or other.then) and not more and not others:
                 inside = emit("multiply", one.inside, other.inside)
-                return Term(one.sign * other.sign, one.factors + other.factors, inside)
-    return Term(1, [], v)
+                return [Term(inside, one.then + other.then)]
+    return [Term(v, [])]
 
 
-def _unchanged(a: Line, v: Line, axes: tuple[int, ...]) -> bool:
-    """Whether a, an operand of v, is the same all along the axes of v."""
+def _is_constant(a: Line, v: Line, axes: tuple[int, ...]) -> bool:
+    """Whether a, an operand of v, is constant along these axes of v."""
     skip = v.ndim - a.ndim
     return all(axis < skip or a.shape[axis - skip] == 1 for axis in axes)
 
 
-def _centred_along(line: Line) -> tuple[int, ...] | None:
-    """The axes, if the line is a - Σ a / n along some: then it sums up to 0 there."""
-    if line.op == "subtract" and line.inputs[1].op == "divide":
-        total, count = line.inputs[1].inputs
-        total = total.inputs[0] if total.op == "astype" else total
-        if total.op in ("sum", "sum_wide") and total.inputs[0] is line.inputs[0]:
-            axes: tuple[int, ...] = total.static["axis"]
-            if _is(count, math.prod(line.shape[a] for a in axes)):
-                return axes
-    return None
+def _is_centred(line: Line, axes: tuple[int, ...]) -> bool:
+    """Whether the line is a - Σ a / n along the axes, so that its sum along them is 0."""
+    if line.op != "subtract" or line.inputs[1].op != "divide":
+        return False
+    total, count = line.inputs[1].inputs
+    total = total.inputs[0] if total.op == "astype" else total
+    return (
+        total.op in ("sum", "sum_wide")
+        and total.inputs[0] is line.inputs[0]
+        and total.static["axis"] == axes
+        and _is(count, math.prod(line.shape[a] for a in axes))
+    )

@@ -1,7 +1,8 @@
-"""Recording: the lines that are written down while a step runs on recorded arrays."""
+"""Recording: the lines that are written while a step runs on recorded arrays."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from tinybn.backend import name_of
+from tinybn.op import Node
 from tinybn.program.library import Library
 from tinybn.program.line import Line, Origin, constant
-from tinybn.program.origin import label, origin
-from tinybn.program.place import Place
+from tinybn.program.origin import full_name, origin, within
 from tinybn.program.recorded import Recorded, refused
 from tinybn.program.state import State
 from tinybn.tensor import Tensor
@@ -21,61 +22,61 @@ from tinybn.walk import Contribution
 
 
 class Recording:
-    """The lines that are written down while a step runs, and what they need to know."""
+    """The lines of a step, and what is known about them while it runs.
+
+    inputs, sources: the program's inputs, and where the value of each comes from. viewed: lines
+    that are views or have views. checks: functions of an input, by its number, that raise if its
+    numbers are wrong. made: all recorded arrays.
+    """
 
     def __init__(self, state: State, backend: str) -> None:
-        self.state = state
         self.inputs: list[Line] = []
         self.sources: list[Any] = []
         self.lines: list[Line] = []
         self.viewed: set[Line] = set()
-        self.names: dict[int, str] = {}
         self.checks: list[tuple[int, Callable[[Any], None]]] = []
         self.made: list[weakref.ref[Recorded]] = []
-        self.thread = threading.get_ident()
         self.libraries = {name: Library(self, name) for name in {"numpy", backend}}
         self.library = self.libraries[backend]
-        self._constants = {id(place.get()): place for place, _ in state.captured}
-        self._nodes: dict[Any, Line] = {}
-        self._seen = 0
-        self._unknown: set[Line] = set()  # lines of a backward pass whose rule is not known yet
-        self._totals: dict[Any, Line] = {}  # the gradients so far, by what they are the gradient of
-        self._sums: dict[Any, Any] = {}  # lines that are to come: two of these added up
+        self._paths = state.paths
+        self._thread = threading.get_ident()
+        self._caller = id(sys._getframe(1))
+        self._outputs: dict[int, Line] = {}  # of recorded ops, by the time of their nodes
+        arrays = [(place, place.get()) for place, _ in state.captured]
+        self._captured = {
+            id(a): self.input(place.name, place, a).line
+            for place, a in arrays
+            if name_of(a) in self.libraries
+        }
 
     def here(self) -> Origin:
-        """Where the line that is being written down comes from."""
-        if threading.get_ident() != self.thread:
+        """The origin of a line that is written now."""
+        if threading.get_ident() != self._thread:
             raise refused("another thread uses a model while a step of it is being recorded")
-        return origin(self.state.paths, self.names)
+        return origin(self._paths, self._caller)
 
     def input(self, name: str, source: Any, like: Any) -> Any:
-        """A recorded array, as an input of the program, in place of `like`."""
+        """A recorded array, an input of the program, to use in place of `like`."""
         kind = type(like) if type(like) in (float, int) else None
         shape, dtype = ((), kind) if kind else (like.shape, like.dtype)
         line = Line("input", (), {"name": name}, tuple(shape), dtype, kind)
         self.inputs.append(line)
         self.sources.append(source)
-        self.names[id(line)] = name
         library = self.library if kind else self.libraries[name_of(like)]
         return library.ndarray(line)
 
-    def captured(self, array: Any) -> Line:
-        """The line of an array that is not recorded: an input, if it was there before the step."""
-        place = self._constants.get(id(array))
-        if place is None and not isinstance(array, np.generic | np.ndarray):
+    def captured(self, array: Any) -> Recorded:
+        """A recorded array for one that is not: a constant, unless it existed before the step."""
+        if line := self._captured.get(id(array)):
+            return self.libraries[name_of(array)].ndarray(line)
+        if not isinstance(array, np.generic | np.ndarray):
             raise refused("an array is made on the GPU in the step: make it outside")
-        if place is None:
-            return constant(array.copy() if array.ndim else array[()], self.here())
-        if isinstance(place, Place):
-            place = self._constants[id(array)] = self.input(place.name, place, array).line
-        return place
+        return self.library.ndarray(constant(np.array(array)[()]))
 
     def forget(self) -> None:
-        """Let go of the step; RecordingError if somebody else does not."""
-        self._look()
-        self._nodes.clear()
-        self._totals.clear()
-        self._sums.clear()
+        """End the recording; RecordingError if somebody still holds one of its arrays."""
+        for line in self.lines:
+            _explain_sums(line)
         for array in (ref() for ref in self.made):
             if array is not None:
                 raise refused(
@@ -83,43 +84,54 @@ class Recording:
                     array.line.origin.user or "a recorded step",
                 )
 
-    # what the engine tells (see `watch`)
+    # the two callbacks of `watch`
 
-    def output(self, node: Any, array: Any) -> None:
-        self._nodes[node] = line = array.line
-        if not line.origin.name and line.op != "input":
-            line.origin = line.origin._replace(name=node.op.name)
+    def output(self, node: Node, array: Any) -> None:
+        """Name what a recorded op returns after the op, if its formula gives it no name."""
+        if line := self._line(array):
+            self._outputs[node.time] = line
+            if not full_name(line):
+                name = within(line.origin.layer, node.op.name)
+                line.origin = line.origin._replace(name=name)
 
     def contribution(self, c: Contribution) -> None:
-        """Note which rule made the lines that led to a gradient, and what that belongs to."""
-        self._look()
-        source = c.source._data.line if isinstance(c.source, Tensor) else self._nodes[c.source]
-        value = (c.value._data if isinstance(c.value, Tensor) else c.value).line
-        of = source.static["name"] if source.op == "input" else label(source)
-        name = f"d_{of}" if of else ""
-        names = c.node.op.names
-        rule = c.node.op.name, names[min(c.input, len(names) - 1)]
-        title = {"layer": self._nodes[c.node].origin.layer, "rule": rule}
-        stack = [value]
-        while stack:
-            line = stack.pop()
-            if line in self._unknown:
-                self._unknown.remove(line)
-                named = name if line is value and name else line.origin.name
-                line.origin = line.origin._replace(**title, name=named)
-                stack += line.inputs
-        if c.source in self._totals:
-            self._sums[self._totals[c.source], value] = c.source, {**title, "name": name}
-        else:
-            self._totals[c.source] = value
+        """Note which rule the lines behind a contribution are part of, and name that d_…"""
+        value, upstream, source, output = map(self._line, (c.value, c.upstream, c.source, c.node))
+        if not (value and upstream and output):  # of a graph of constants
+            return
+        for line in filter(None, (upstream, source)):
+            _explain_sums(line)
+        layer, op = output.origin.layer, c.node.op
+        rule = op.name, op.names[min(c.input, len(op.names) - 1)]
+        of = full_name(source) if source else ""
+        for line in _unexplained(value):
+            name = f"d_{of}" if of and line is value else within(layer, line.origin.name)
+            line.origin = line.origin._replace(layer=layer, name=name, rule=rule)
 
-    def _look(self) -> None:
-        """At the lines since the last time: some add a contribution to what there is already."""
-        for line in self.lines[self._seen :]:
-            if line.inputs in self._sums:
-                key, title = self._sums.pop(line.inputs)
-                line.origin = line.origin._replace(**title)
-                self._totals[key] = line
-            elif line.origin.section == "backward":
-                self._unknown.add(line)
-        self._seen = len(self.lines)
+    def _line(self, of: Any) -> Line | None:
+        """The line of a Tensor, of an array, or of what a node returned; None for constants."""
+        if isinstance(of, Node):
+            return self._outputs.get(of.time)
+        array = of._data if isinstance(of, Tensor) else of
+        return array.line if isinstance(array, Recorded) else None
+
+
+def _unexplained(line: Line) -> list[Line]:
+    """The lines of a backward pass behind this one whose rule is not known yet, newest first."""
+    found: dict[Line, None] = {}
+    stack = [line]
+    while stack:
+        line = stack.pop()
+        if line.origin.section == "backward" and not line.origin.rule and line not in found:
+            found[line] = None
+            stack += line.inputs
+    return list(found)
+
+
+def _explain_sums(line: Line) -> None:
+    """A sum of contributions, behind or at this line, is named like the last of them."""
+    for total in reversed(_unexplained(line)):
+        explained = [a.origin for a in total.inputs if a.origin.rule]
+        if explained:
+            _, layer, name, rule, _ = explained[-1]
+            total.origin = total.origin._replace(layer=layer, name=name, rule=rule)

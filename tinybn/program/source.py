@@ -1,4 +1,4 @@
-"""The program as NumPy source: to be read, and run as it is printed."""
+"""The program as NumPy source: it reads well, and it runs as it is printed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tinybn.program.origin import label
 class Program(NamedTuple):
     """A straight-line program: a function of arrays and numbers. `print` it to read it.
 
-    inputs: lines whose op is "input", in the order of its parameters. lines: the others, in the
-    order of execution. outputs: the lines (or inputs) whose results it returns.
+    Attributes:
+        inputs: lines whose op is "input", in the order of the parameters.
+        lines: the other lines, in the order of execution.
+        outputs: the lines (or inputs) whose results the program returns.
     """
 
     inputs: list[Line]
@@ -25,7 +27,7 @@ class Program(NamedTuple):
         return source(self)
 
     def parameters(self) -> list[Line]:
-        """The inputs that are read."""
+        """The inputs that some line or output reads: the parameters of the printed function."""
         read = {*self.outputs, *(a for line in self.lines for a in line.inputs)}
         return [line for line in self.inputs if line in read]
 
@@ -42,16 +44,16 @@ def source(program: Program, name: str = "step") -> str:
 
 
 def function(program: Program, xp: Any, name: str = "step") -> Callable[..., tuple[Any, ...]]:
-    """The printed program, to be called with arrays of the library xp."""
+    """The printed program, as a function of arrays of the library xp."""
     space = names_for(xp)
     exec(compile(source(program, name), f"<program {name}>", "exec"), space)  # noqa: S102, our text
     return space[name]
 
 
 def named(program: Program) -> dict[Line, str]:
-    """A name for every line, no two alike: its label, and a number if that is not enough."""
+    """A different name for each line: its label, with a number if another line has that label."""
     names: dict[Line, str] = {}
-    counts = dict.fromkeys(("t", *names_for(None)), 0)  # what the source itself refers to is taken
+    counts = dict.fromkeys(("t", *names_for(None)), 0)  # names that the source itself refers to
     for line in (*program.inputs, *program.lines):
         name = wanted = label(line) or "t"
         while name in counts:
@@ -68,14 +70,15 @@ def _title(line: Line) -> str:
 
 
 def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
-    if line.op == "broadcast_to" and line.inputs[0].op == "constant":  # CuPy's takes no numbers
-        value = line.inputs[0].static["value"]
+    a = line.inputs[0] if line.inputs else line
+    if line.op == "broadcast_to" and a.op == "constant" and not a.shape:  # CuPy takes no numbers
+        value = line.dtype.type(a.static["value"]).item()
         return expression("full", [], {"shape": line.shape, "value": value, "dtype": line.dtype})
     return expression(line.op, [_reference(a, names) for a in line.inputs], line.static)
 
 
 def _reference(line: Line, names: dict[Line, str]) -> str:
-    """The name of a line, or the constant that it is."""
+    """The name of a line, or a constant itself."""
     if line.op != "constant":
         return names[line]
     text = expression(line.op, [], line.static)
