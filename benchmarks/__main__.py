@@ -12,6 +12,7 @@ which another process takes a core away is repeated. What is not installed is sk
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -36,7 +37,8 @@ def progress(text: str) -> None:
 def machine() -> dict[str, str]:
     """The processor, and what runs on it."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"model name\s*: (.+)", text)
     blas: Any = np.show_config(mode="dicts")
     blas = blas["Build Dependencies"]["blas"]
     return {
@@ -51,6 +53,8 @@ def machine() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack µ and –
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(path: Path, text: str) -> None:
     """Atomically."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
+    temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

@@ -115,7 +115,7 @@ def resident(run: Callable[[], Any], before: float | None = None) -> float:
     if sys.platform != "linux":
         return float("nan")
     now = resident_now()
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     run()
     return 1024.0 * _status("VmHWM") - (now if before is None else before)
 
@@ -130,7 +130,7 @@ def resident_now() -> float:
 
 
 def _status(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found
     return int(found[1])
 

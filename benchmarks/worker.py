@@ -50,7 +50,7 @@ class Worker:
             [python, "-m", "benchmarks.worker", rival, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env=os.environ | settings,
         )
 
@@ -88,7 +88,7 @@ def timed(work: Callable[[], Any], seconds: float) -> dict[str, float]:
 def _waited() -> float:
     """Seconds that the threads of this process have waited for a core so far (Linux; else 0)."""
     tasks = Path("/proc/self/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+    return sum(int(task.read_text(encoding="utf-8").split()[1]) for task in tasks) / 1e9
 
 
 def _repeat(work: Callable[[], Any], seconds: float) -> int:

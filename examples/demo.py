@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from results import table
+from results import replace_unprintable, table
 from train_mlp import plot
 from training import Config, Run, train
 
@@ -81,6 +81,7 @@ def finding(runs: dict[str, list[Run]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    replace_unprintable()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

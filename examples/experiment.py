@@ -21,7 +21,16 @@ import numpy as np
 import training
 from figures import save
 from parallel import run_all
-from results import Record, dumps, summary, summary_table, table, tidy, write
+from results import (
+    Record,
+    dumps,
+    replace_unprintable,
+    summary,
+    summary_table,
+    table,
+    tidy,
+    write,
+)
 from store import Store, StoreError
 
 import tinybn as tb
@@ -156,6 +165,7 @@ def plan(experiment: Experiment, options: argparse.Namespace) -> list[Record]:
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, line: int = 0) -> int:
     """The command. `line`: where its progress bars begin, counted in lines."""
+    replace_unprintable()
     options = parse(experiment, arguments)
     todo = plan(experiment, options)
     identity = {
@@ -267,7 +277,7 @@ def versions(backend: str) -> dict[str, str]:
 def cpu() -> str:
     """What the seconds were measured on."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment import Experiment, Parser, main, parse
-from results import Record, table, write
+from results import Record, replace_unprintable, table, write
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -53,9 +53,15 @@ def experiments() -> list[Experiment]:
     return [importlib.import_module(name).EXPERIMENT for name in names]
 
 
+def read(folder: Path) -> Record:
+    """The results of a finished experiment."""
+    result: Record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
 def row(folder: Path, pictures: Path, root: Path) -> list[str]:
     """The lines of the report's table that `folder`, with a finished experiment, gives."""
-    result = json.loads((folder / "result.json").read_text())
+    result = read(folder)
     name = result["experiment"]
     picture = pictures / f"{name}.png"
     shrink(folder / "figure.png", picture)
@@ -98,7 +104,7 @@ def report(folders: Sequence[Path], root: Path) -> Path:
     pictures.mkdir(parents=True, exist_ok=True)
     head = ["| the tutorial says | we measured | verdict | experiment |", "|---|---|---|---|"]
     lines = [line for folder in folders for line in row(folder, pictures, root)]
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    results = [read(folder) for folder in folders]
     path = root / "EXPERIMENTS.md"
     write(path, HEAD + "\n".join([*head, *lines]) + "\n" + provenance(results))
     return path
@@ -106,6 +112,7 @@ def report(folders: Sequence[Path], root: Path) -> Path:
 
 def run_everything(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    replace_unprintable()
     parser = Parser(
         "experiments",
         description=__doc__,

@@ -39,7 +39,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             write(self.path, head + "\n")
             return
-        content = self.path.read_text()
+        content = self.path.read_text(encoding="utf-8")
         lines = content.splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         self._compare(whole[0] if whole else "", identity)
@@ -75,7 +75,7 @@ class Store:
 
     def add(self, config: Record, measured: Record) -> None:
         """Note a finished run, on the disk and here."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(dumps({"config": config, "measured": measured}) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from figures import band, panels, percent, save
-from results import dumps, table, write
+from results import dumps, replace_unprintable, table, write
 from training import OPTIMIZERS, Config, Run, train
 
 import tinybn as tb
@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: train, print a table, write the files."""
+    replace_unprintable()
     options = vars(parse(arguments))
     out, no_plot = options.pop("out"), options.pop("no_plot")
     try:

@@ -91,7 +91,7 @@ class KernelCompiler:
             return finished, ""
         with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
             source = Path(scratch, "kernel.cpp")
-            source.write_text(program)
+            source.write_text(program, encoding="utf-8")
             result = self.gxx.run(*flags, *LINK_FLAGS, "-o", source.with_suffix(".so"), source)
             if result.returncode != 0:
                 return None, result.stderr
