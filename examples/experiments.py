@@ -1,11 +1,11 @@
-"""Every claim of the tutorial, measured: runs all experiments, and writes EXPERIMENTS.md.
+"""Every claim of the tutorial, measured: runs all experiments and writes EXPERIMENTS.md.
 
-About a quarter of an hour on two cores; interrupted, the same command goes on where it stopped. For
-example
+Takes about a quarter of an hour on two cores. After an interruption, the same command continues
+where it stopped. For example
 
     python examples/experiments.py --quick --check
 
-which writes no report. Other flags (--seeds, --backend, --jobs, --full) go to each of them.
+which writes no report. Other options (--seeds, --backend, --jobs, --full) apply to each experiment.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Numbers are medians with the range over seeds in brackets; all of them, and more
 
 
 def experiments() -> list[Experiment]:
-    """Those that there are, in the tutorial's order."""
+    """The experiments that exist, in the tutorial's order."""
     names = [name for name in ORDER if (HERE / f"{name}.py").exists()]
     return [importlib.import_module(name).EXPERIMENT for name in names]
 
@@ -60,7 +60,7 @@ def read(folder: Path) -> Record:
 
 
 def row(folder: Path, pictures: Path, root: Path) -> list[str]:
-    """The lines of the report's table that `folder`, with a finished experiment, gives."""
+    """The lines of the report's table for the finished experiment in `folder`."""
     result = read(folder)
     name = result["experiment"]
     picture = pictures / f"{name}.png"
@@ -78,7 +78,7 @@ def row(folder: Path, pictures: Path, root: Path) -> list[str]:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copy a picture with 64 colours: a third of the bytes."""
+    """Copy a picture with 64 colours, which takes a third of the bytes."""
     from io import BytesIO
 
     from PIL import Image
@@ -89,7 +89,7 @@ def shrink(source: Path, target: Path) -> None:
 
 
 def provenance(results: Sequence[Record]) -> str:
-    """On what, with which versions, and how long it took."""
+    """The processor, the versions, and how long everything took."""
     seconds = sum(r["run_seconds"] for r in results)
     several = {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in results}
     where = {r["cpu"] for r in results}
@@ -118,11 +118,11 @@ def run_everything(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="*", choices=ORDER, metavar="NAME", help="not all of them")
+    parser.add_argument("--only", nargs="*", choices=ORDER, metavar="NAME", help="run only these")
     parser.add_argument(
         "--report", type=Path, default=HERE.parent, help="where EXPERIMENTS.md goes"
     )
-    parser.add_argument("--data", metavar="NAME", help="only the experiments that can use it")
+    parser.add_argument("--data", metavar="NAME", help="run only the experiments that can use it")
     options, flags = parser.parse_known_args(arguments)
     chosen = [e for e in experiments() if not options.only or e.name in options.only]
     if options.data:
@@ -140,7 +140,7 @@ def run_everything(arguments: Sequence[str] | None = None) -> int:
         print("\n" + "=" * 100 + "\n", flush=True)
         if status == 130:
             return status
-        said = {0: "done", 1: "outside of its band"}.get(status, "not run")
+        said = {0: "done", 1: "outside its band"}.get(status, "not run")
         rows.append((experiment.name, f"{time.perf_counter() - start:.0f}", said))
         worst = max(worst, status)
     print(table(rows))

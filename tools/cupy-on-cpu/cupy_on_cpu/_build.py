@@ -98,7 +98,7 @@ class Build:
 
 
 def build(cupy: Path, gxx: Gxx) -> Build:
-    """The libraries for the CuPy in the folder `cupy`, from the cache if they are there."""
+    """The libraries for the CuPy in the folder `cupy`, from the cache if possible."""
     cache = _cache_folder()
     finished = Build(cache / _key(cupy, gxx))
     if finished.root.exists():
@@ -122,7 +122,7 @@ def build(cupy: Path, gxx: Gxx) -> Build:
 
 
 def _cache_folder() -> Path:
-    """The first folder of these in which files can be created."""
+    """The first of these folders in which files can be created."""
     chosen = os.environ.get("CUPY_ON_CPU_CACHE")
     if chosen:
         candidates = [Path(chosen)]
@@ -149,7 +149,7 @@ def _cache_folder() -> Path:
 
 
 def _key(cupy: Path, gxx: Gxx) -> str:
-    """Changes whenever another build is needed."""
+    """A key that changes whenever another build is needed."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.*")):
         if path.suffix in {".py", ".cpp", ".h"}:
