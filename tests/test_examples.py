@@ -21,10 +21,16 @@ EXAMPLES = Path(train_mlp.__file__).parent
 ROOT = EXAMPLES.parent
 
 
-def command(*arguments, **options):
-    """Run Python on these arguments."""
+def command(*arguments, cwd=ROOT, encoding="utf-8", **variables):
+    """Run Python on these arguments, with these environment variables."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, **variables}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, encoding="utf-8", check=False, **options
+        [sys.executable, *arguments],
+        capture_output=True,
+        encoding=encoding,
+        check=False,
+        cwd=cwd,
+        env=environment,
     )
 
 
@@ -123,18 +129,20 @@ def test_the_code_in_the_readme_runs(capsys):
 
 
 def test_the_commands_run_from_a_wheel_in_an_empty_folder(tmp_path):
-    built = command("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    built = command("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("tinybn-*.whl")
     installed, empty = tmp_path / "installed", tmp_path / "empty"
     empty.mkdir()
     zipfile.ZipFile(wheel).extractall(installed)
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def run(*arguments):
+        return command("-m", "tinybn", *arguments, cwd=empty, PYTHONPATH=str(installed))
+
     for name in ("demo", "train", "compare", "prove"):
-        result = command("-m", "tinybn", name, "--help", cwd=empty, env=environment)
+        result = run(name, "--help")
         assert (result.returncode, result.stderr) == (0, "")
-    small = ("--seeds", "1", "--epochs", "1")
-    result = command("-m", "tinybn", "demo", *small, cwd=empty, env=environment)
+    result = run("demo", "--seeds", "1", "--epochs", "1")
     assert "gradient of" in result.stdout
     assert (empty / "runs/demo/with_and_without.png").exists()
 
@@ -164,6 +172,5 @@ def test_a_command_says_which_extra_it_needs():
 )
 def test_any_terminal_can_show_what_is_printed(tmp_path, arguments, encoding):
     folder = [tmp_path / "out"] if arguments[-1] == "--out" else []
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    result = command(*arguments, *folder, cwd=ROOT, env=environment)
+    result = command(*arguments, *folder, encoding=encoding)
     assert result.returncode == 0, result.stderr
