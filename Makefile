@@ -1,18 +1,17 @@
 # make demo           set up, and train an MLP on real digits with and without batch norm
 # make test           set up, and run the tests
 # make compare        every fused op against its composition, in higher precision, number by number
-# make prove          the same with symbols in place of numbers: a proof, or a counterexample
+# make prove          the same with symbols in place of numbers: a proof or a counterexample
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
-# make bench          tinybn beside PyTorch, JAX and others, and beside a step by hand in NumPy
-# make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu want a GPU
+# make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
+# make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu need a GPU
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
 VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 CUPY_VENV := .venv-cupy
 NVRTC_VENV := .venv-nvrtc
+BIN := $(VENV)/bin
 PROBLEM := __import__('tinybn.backend').backend.problems()['cupy']
 HAS_GPU := $(BIN)/python -c "assert not $(PROBLEM)" 2>/dev/null
 CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
@@ -35,11 +34,11 @@ test: $(VENV)/ready
 compare: $(VENV)/ready
 	$(BIN)/python examples/compare_gradients.py
 
-# PROVE="--op batch_norm --n 3 4" and the like are passed on.
+# Passes options on, as in PROVE="--op batch_norm --n 3 4".
 prove: $(VENV)/ready
 	$(BIN)/python examples/prove.py $(PROVE)
 
-# EXPERIMENTS="--only epsilon --seeds 10" and the like are passed on.
+# Passes options on, as in EXPERIMENTS="--only epsilon --seeds 10".
 experiments: $(VENV)/ready
 	$(BIN)/python examples/experiments.py $(EXPERIMENTS)
 
@@ -47,16 +46,16 @@ experiments-quick: $(VENV)/ready
 	$(BIN)/python examples/experiments.py --quick --check $(EXPERIMENTS)
 
 lint: $(VENV)/lint
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 # Every test on CuPy: on a GPU if the CuPy in .venv has one, otherwise on the CPU.
-# PYTEST="--thread-order reverse" and the like are passed on.
+# Passes options on, as in PYTEST="--thread-order reverse".
 test-cupy: on-cupy
 	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy $(PYTEST)
 
-# A large download, too.
+# A large download.
 nvrtc: $(NVRTC_VENV)/ready
 	$(NVRTC_VENV)/bin/python tools/compile_kernels.py
 
@@ -68,43 +67,55 @@ test-gpu: $(VENV)/ready
 bench-gpu: $(VENV)/ready
 	@$(BIN)/python -m benchmarks.gpu
 
-# Where CuPy runs: in .venv, if it can there, or else on the CPU, in an environment of its own.
+# CuPy runs in .venv if it finds a GPU there, and otherwise on the CPU in an environment of its own.
 on-cupy:
 	@if ! $(HAS_GPU); then \
-	echo "There is no CuPy in $(VENV) that has a GPU, so it runs on the CPU: to be right, not fast."; \
+	echo "CuPy in $(VENV) has no GPU, so CuPy runs on the CPU: correct, but not fast."; \
 	$(MAKE) --no-print-directory --silent $(CUPY_VENV)/ready; fi
 
-# PyTorch and JAX as oracles; large downloads.
+# PyTorch and JAX as references; large downloads.
 test-peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
-# Speed and memory, compiled and eager, beside PyTorch, JAX, PyTensor, HIPS autograd, MyGrad and NumPy
-# by hand; large downloads. BENCH="--quick --nets 2" and the like are passed on.
+# Speed and memory, compiled and eager, beside PyTorch, JAX, PyTensor, HIPS autograd, MyGrad and plain
+# NumPy; large downloads. Passes options on, as in BENCH="--quick --nets 2".
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
-$(VENV)/ready: pyproject.toml
-	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) '.[examples,test]'
-	touch $@
+# Installs $(2) into the environment $(1). A relative path to this folder survives a move.
+INSTALL = $(1)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' && \
+$(1)/bin/python -m pip install --quiet $(2) && \
+echo ../../../.. | tee $(1)/lib/python*/site-packages/*tinybn.pth >/dev/null
 
-$(CUPY_VENV)/ready: pyproject.toml
-	@$(CHECK_PYTHON)
-	@$(PYTHON) tools/cupy-on-cpu/run.py
-	$(PYTHON) -m venv $(CUPY_VENV)
-	$(subst $(BIN),$(CUPY_VENV)/bin,$(PIP)) '.[examples,test,cupy-on-cpu]'
-	touch $@
+# Is the environment $(1) complete, does its Python run, and is it PYTHON if somebody set that?
+FITS = [ -e $(1)/bin/pip ] && version=$$($(1)/bin/python -VV) && \
+[ "$$version" = "$$($(if $(filter file,$(origin PYTHON)),$(1)/bin/python,$(PYTHON)) -VV)" ]
+ENVIRONMENTS := $(VENV) $(CUPY_VENV) $(NVRTC_VENV)
+UNFIT := $(foreach venv,$(wildcard $(ENVIRONMENTS)),\
+$(shell ($(call FITS,$(venv))) 2>/dev/null || echo $(venv)/ready))
+.PHONY: $(UNFIT)
 
-$(NVRTC_VENV)/ready: pyproject.toml
+$(VENV)/ready: PACKAGES := --editable '.[examples]' --group test
+$(CUPY_VENV)/ready: PACKAGES := --editable '.[examples]' --group test --group cupy-on-cpu
+$(CUPY_VENV)/ready: CHECK_MACHINE := $(PYTHON) tools/cupy-on-cpu/run.py
+$(NVRTC_VENV)/ready: PACKAGES := --editable . --group nvrtc
+$(ENVIRONMENTS:=/ready): %/ready: pyproject.toml
 	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(NVRTC_VENV)
-	$(subst $(BIN),$(NVRTC_VENV)/bin,$(PIP)) '.[nvrtc]'
-	touch $@
+	@$(CHECK_MACHINE)
+	@echo "Setting up $*, which takes about a minute"
+	@($(call FITS,$*)) 2>/dev/null || $(PYTHON) -m venv --clear $*
+	@$(call INSTALL,$*,$(PACKAGES))
+	@touch $@
 
-$(VENV)/lint $(VENV)/peers $(VENV)/bench $(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
-	$(PIP) '.[$*]'
-	touch $@
+$(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
+	@echo "Installing the packages for $@"
+	@$(call INSTALL,$(VENV),--group $*)
+	@touch $@
+
+$(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
+	@echo "Installing $*"
+	@$(call INSTALL,$(VENV),--editable '.[$*]')
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(CUPY_VENV) $(NVRTC_VENV) runs .mypy_cache .pytest_cache .ruff_cache

@@ -1,10 +1,10 @@
 """tinybn beside its peers, in one run: eager, compiled, and compiled from primitive ops alone.
 
-The rivals are PyTorch (eager, and `torch.compile`), `jax.jit`, PyTensor's Numba mode, HIPS autograd
-and MyGrad, and the floor: the same training step by hand in NumPy, without autodiff. Every rival
-runs in a process of its own; they take turns, round after round, each turn with a warm-up, and
-medians over the rounds are reported; a ratio is the median of the ratios within a round. A turn in
-which another process takes a core away is repeated. What is not installed is skipped. For example
+The rivals are PyTorch (eager, and `torch.compile`), `jax.jit`, PyTensor's Numba mode, HIPS
+autograd, MyGrad, and the floor: the same training step by hand in NumPy, without autodiff. Each
+rival runs in its own process. They take turns, round after round, each with a warm-up. A time is
+the median over the rounds, and a ratio is the median of the ratios within a round. A turn is
+repeated if another process took a core away. Rivals that are not installed are skipped. For example
 
     python -m benchmarks --quick --nets 2 --only mlp norm --threads 1 --rivals torch
 """
@@ -12,6 +12,7 @@ which another process takes a core away is repeated. What is not installed is sk
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -28,15 +29,16 @@ from benchmarks.bench import RIVALS, Bench
 
 
 def progress(text: str) -> None:
-    """One line on a terminal, written over by the next."""
+    """Show one line on a terminal; the next call overwrites it."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="\r", file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, str]:
-    """The processor, and what runs on it."""
+    """The processor, the system and the versions."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"model name\s*: (.+)", text)
     blas: Any = np.show_config(mode="dicts")
     blas = blas["Build Dependencies"]["blas"]
     return {
@@ -51,6 +53,8 @@ def machine() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack µ and –
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -90,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for rival, reason in bench.missing.items():
         print(f"\n{rival} was skipped: {reason}")
     if bench.disturbed:
-        print(f"\n{bench.disturbed} turns were repeated: other processes took the cores away")
+        print(f"\n{bench.disturbed} turns were repeated because other processes took cores away")
     results["goals"] = goals.goals(results)
     print("\n" + goals.goals_table(results["goals"]))
     try:
@@ -105,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(path: Path, text: str) -> None:
-    """Atomically."""
+    """Write a file atomically."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
+    temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

@@ -1,7 +1,7 @@
-"""Rounding: how far float32 gradients are from those in float64, eager and compiled.
+"""Rounding: the error of float32 gradients, eager and compiled, against float64.
 
-In units of float32's ε times the largest element of the gradient ("ULP of scale"); the worst over
-all elements and all gradients. The reference is the eager composition in float64.
+Errors are in units of float32's ε times the largest element of the gradient ("ULP of scale"). The
+worst over all elements and all gradients counts. The reference is the eager composition in float64.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How things are measured: who takes part, in processes of their own, by turns."""
+"""How the benchmark measures: rivals in processes of their own take turns."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from benchmarks.worker import Worker
 
 RIVALS = ("torch", "torch.compile", "jax", "pytensor", "autograd", "mygrad")
 PATIENCE = 10
-"""How often a turn is taken that other processes disturb."""
+"""The number of attempts at a turn that other processes disturb."""
 DISTURBED = 0.02
-"""Which part of a turn may be spent waiting for a core."""
+"""The largest fraction of a turn that may be spent waiting for a core."""
 OURS = ("eager", "floor", "products")
-"""Contestants that need NumPy alone."""
+"""Contestants that need only NumPy."""
 COMPILED = ("compiled", "composition", *compiling.RIVALS)
-"""Those that need Numba, too."""
+"""Contestants that also need Numba."""
 
 
 class Bench:
-    """How to measure: which rivals, how many rounds, how long a turn."""
+    """The rivals, the number of rounds, and the length of a turn."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.quick: bool = options.quick
@@ -64,7 +64,7 @@ class Bench:
 
     @contextlib.contextmanager
     def workers(self, rivals: Sequence[str], threads: int) -> Iterator[dict[str, Worker]]:
-        """A process for each rival that is there."""
+        """A process for each rival that is installed."""
         with contextlib.ExitStack() as stack:
             yield {
                 rival: stack.enter_context(Worker(rival, threads, self.python(rival)))
@@ -73,7 +73,7 @@ class Bench:
             }
 
     def race(self, workers: dict[str, Worker], part: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """What each says of its work, the times of its turns, and how many cores it kept busy."""
+        """For each rival: what it says of its work, the times of its turns, and its busy cores."""
         facts = {
             rival: worker.ask(module=f"benchmarks.{part}", spec=spec)
             for rival, worker in workers.items()
@@ -91,7 +91,7 @@ class Bench:
         }
 
     def turn(self, worker: Worker, seconds: float) -> dict[str, float]:
-        """One turn; again, after a pause, if another process took a core away meanwhile."""
+        """One turn, repeated after a pause if another process took a core away."""
         for _ in range(PATIENCE):
             turn = worker.ask(seconds=seconds)
             if turn["waited"] < DISTURBED:
@@ -184,7 +184,7 @@ class Bench:
 
 
 def _version(package: str, python: str) -> str:
-    """That of a package that an interpreter has; "" if it has none."""
+    """The version of a package in an interpreter, or "" if it is not installed."""
     ask = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
     command = [python, "-c", ask, package]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

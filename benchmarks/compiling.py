@@ -1,11 +1,11 @@
-"""What compiling costs: seconds for each network, and microseconds at each call.
+"""The cost of compiling: seconds for each network, and microseconds for each call.
 
 *Cold* is the second call of a step, which records and compiles it, in a new process with an empty
-cache folder; *warm* the same in another process with the folder that the first one left; *wider*
-that of a network of other widths, for which nothing should be compiled. Numba is imported before.
+cache folder. *Warm* is the same in another process that finds the first one's cache. *Wider* is a
+network of other widths, which should compile nothing. Numba is imported beforehand.
 
-What a call costs besides its program, its guards and bookkeeping, is told from the outside: with n
-steps in one compiled function a call takes t(n) = cost + n · program, so the cost is 2 t(1) - t(2).
+Beside its program, a call pays for guards and bookkeeping. These are measured from outside: with n
+steps in one compiled function, a call takes t(n) = cost + n · program, so cost = 2 t(1) - t(2).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from benchmarks.rivals import STEPS
 
 RIVALS = ("once", "twice")
 CALLED = ("2-16-16-2 @32", "64-32-32-10 @32", "64×20 hidden @64")
-"""Networks whose programs are so short that the difference can be seen."""
+"""Networks whose programs are short enough for the difference to show."""
 
 
 def wider(sizes: list[int]) -> list[int]:
-    """Other hidden layers."""
+    """The same network with wider hidden layers."""
     return [sizes[0], *(width + 24 for width in sizes[1:-1]), sizes[-1]]
 
 
 def make(
     rival: str, sizes: list[int], batch: int, optimizer: str
 ) -> tuple[Callable[[], Any] | None, dict[str, float]]:
-    """A compiled function of one step or two, or for "compiled" the cost of making it."""
+    """A compiled function of one or two steps, or for "compiled" the cost of making it."""
     if rival == "compiled":
         return None, _cost(sizes, batch, optimizer)
     import tinybn as tb
@@ -68,5 +68,5 @@ def _cost(sizes: list[int], batch: int, optimizer: str) -> dict[str, float]:
 
 
 def _files() -> int:
-    """How many files there are in the cache folder."""
+    """The number of files in the cache folder."""
     return sum(path.is_file() for path in Path(os.environ["TINYBN_CACHE"]).rglob("*"))

@@ -1,8 +1,8 @@
 """The floor: the training step of an MLP with batch norm, written by hand in NumPy, no autodiff.
 
-What a good engineer writes who has only this one network to care about: batch norm in closed form,
-sums by BLAS, work in place wherever an array is not needed any more, and all parameters and
-gradients in one flat array each, so that the optimizer is a handful of calls.
+A good engineer would write this for one given network: batch norm in closed form, sums by BLAS,
+in-place operations wherever an array is no longer needed, and all parameters and gradients in one
+flat array each, so that the optimizer makes a handful of calls.
 """
 
 from __future__ import annotations
@@ -115,13 +115,13 @@ class Floor:
 
 
 class MatrixProducts:
-    """The matrix products of that step and nothing else: what no NumPy code can go below."""
+    """Only the matrix products of that step, a lower bound for any NumPy code."""
 
     def __init__(self, weights: Sequence[np.ndarray], optimizer: str) -> None:
         self.w = weights
 
     def step(self, x: np.ndarray, labels: np.ndarray) -> np.floating[Any]:
-        """Forward, and both gradients of each but that of the data."""
+        """The forward products and both gradients of each, except the gradient of the data."""
         inputs = [x]
         for w in self.w:
             inputs.append(inputs[-1] @ w)
@@ -137,7 +137,7 @@ Update = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], None]
 
 
 def optimizer_by_hand(name: str, params: Sequence[np.ndarray]) -> Update:
-    """SGD with momentum, or Adam: a function of arrays, which it changes, and their gradients."""
+    """SGD with momentum or Adam: a function that updates arrays in place from their gradients."""
     first, second, scratch = ([np.zeros_like(p) for p in params] for _ in range(3))
     lr = LR[name]
     t = 0

@@ -9,7 +9,7 @@ from benchmarks.report import Row, Rows, grouped, mean_ratio, norm_case, number,
 
 Goal = dict[str, Any]
 Case = tuple[float | None, str]
-"""A figure, and what it is of."""
+"""A figure and what it describes."""
 
 EACH = (("torch", 1.0), ("jax", 1.0), ("pytensor", 1.0), ("floor", 1.0))
 ON_AVERAGE = (("torch", 0.25), ("jax", 0.5), ("floor", 0.42))
@@ -18,7 +18,7 @@ NORMS = (("batch", 1.0), ("rms", 1.0), ("layer", 1.1))
 
 
 def goals(results: dict[str, Any]) -> list[Goal]:
-    """Each goal for which something was measured: what it is, its worst case, whether it holds."""
+    """Each goal that has measurements: its text, its worst case, and whether it holds."""
     found = []
     for text, limit, cases in (*_steps(results), *_norms(results), *_rest(results)):
         figures = [(value, where) for value, where in cases if value is not None]
@@ -32,7 +32,7 @@ def goals(results: dict[str, Any]) -> list[Goal]:
 
 
 def goals_table(found: Sequence[Goal]) -> str:
-    """The goals, one a line."""
+    """The goals as a table."""
     if not found:
         return "No goal is about this."
     rows = [["goal", "at most", "worst", "", ""]]
@@ -104,7 +104,7 @@ def _norm(row: Row) -> str:
 
 
 def _memory(row: Row, a: str, b: str) -> float | None:
-    """Of networks that take enough of it: resident memory comes in pages."""
+    """Goals for networks that need enough memory; resident memory comes in pages."""
     found = row["found"]
     return found[a] / found[b] if found.get(a) and found.get(b, 0) >= 2**20 else None
 

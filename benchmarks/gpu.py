@@ -2,8 +2,8 @@
 
     make bench-gpu
 
-Per line: the time the GPU was busy and the time the host took to launch it, both medians. Where the
-host takes longer, the GPU waits for it, and fewer launches are what would help.
+Each line has the time that the GPU was busy and the time that the host took to launch the work,
+both medians. Where the host takes longer, the GPU waits, and fewer launches would help.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHAPES = [(64, 64), (512, 1024), (8192, 4096)]
 
 
 def workloads() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is timed, by name; everything lives on CuPy."""
+    """The timed functions by name; all their arrays are on CuPy."""
     rng = np.random.default_rng(0)
     for n, width in SHAPES:
         x, gamma, beta, dy = (
@@ -60,7 +60,7 @@ def _training(norm: str, rng: np.random.Generator) -> Callable[[], Any]:
 
 
 def measure(repeat: int, warmup: int = 10) -> list[str]:
-    """The table, a line per workload."""
+    """The table, one line per workload."""
     from cupyx.profiler import benchmark
 
     lines = [f"{'GPU ms':>9}  {'host ms':>9}  of {repeat} runs, float32"]

@@ -1,12 +1,14 @@
 """Memory: the peak of a training step, and the time and bytes of a chain of up to a million ops.
 
-Two instruments. *Resident*: by how much the process's resident memory grows at most, as the kernel
-counts it (Linux: VmHWM, reset through /proc/self/clear_refs), each case in a fresh process, after a
-small net or a short chain has made the libraries allocate what they keep. It sees every library. Of
-a training step it includes the model, its optimizer and what a compiled step keeps between calls;
-but not its first calls, when it is eager or compiles.
-*Traced*: Python's tracemalloc, to which NumPy reports its arrays: exact, but blind to PyTorch, and
-slow; so it is taken in a run of its own, which is not timed.
+There are two instruments.
+
+* *Resident*: the largest growth of the process's resident memory, as the kernel counts it (Linux:
+  VmHWM, reset through /proc/self/clear_refs). Each case runs in a fresh process, after a small net
+  or a short chain has made the libraries allocate what they keep. This sees every library. For a
+  training step it includes the model, its optimizer and what a compiled step keeps between calls,
+  but not the first calls, which run eagerly or compile.
+* *Traced*: Python's tracemalloc, to which NumPy reports its arrays. It is exact, but slow and blind
+  to PyTorch, so it has a run of its own, which is not timed.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from benchmarks.rivals import STEPS, native
 
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 MEASURABLE = 100_000
-"""Shorter chains are too small for the resident memory, which comes in pages."""
+"""Shorter chains are too small to measure: resident memory comes in pages."""
 CHAIN_RIVALS = ("eager", "torch")
 STEP_RIVALS = ("eager", "compiled", "composition", "floor", "torch")
 STEPS_MEASURED = 3
 
 
 def make(rival: str, what: str, **spec: Any) -> tuple[None, dict[str, float]]:
-    """Measure at once: there is nothing to repeat."""
+    """Measure at once; there is nothing to repeat."""
     return None, (_step if what == "step" else _chain)(rival, **spec)
 
 
@@ -108,35 +110,35 @@ CHAIN_OPS = ("y · number", "y · parameter")
 
 
 def resident(run: Callable[[], Any], before: float | None = None) -> float:
-    """Bytes by which the resident memory of this process grows at most until `run()` is done.
+    """The largest growth, in bytes, of this process's resident memory during `run()`.
 
-    before: what it was to start with; by default what it is now.
+    `before` is the memory to start from; by default, the memory now.
     """
     if sys.platform != "linux":
         return float("nan")
     now = resident_now()
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     run()
     return 1024.0 * _status("VmHWM") - (now if before is None else before)
 
 
 def resident_now() -> float:
-    """Bytes, without those that are free but kept."""
+    """Resident memory in bytes, without memory that is free but kept."""
     if sys.platform != "linux":
         return float("nan")
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # or memory that was freed, but kept, would be used unseen
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise kept free memory would be reused unnoticed
     return 1024.0 * _status("VmRSS")
 
 
 def _status(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found
     return int(found[1])
 
 
 def traced(run: Callable[[], Any]) -> float:
-    """Bytes that `run()` has allocated at most at one time, Python's and NumPy's."""
+    """The peak of the bytes that `run()` allocates in Python and NumPy."""
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1]

@@ -34,9 +34,9 @@ SAME = 1e-3
 def weights_and_batches(sizes: list[int], batch: int) -> tuple[list[np.ndarray], list[Any]]:
     """He weights, and batches of x and labels, from one seed.
 
-    The second half of a batch repeats the inputs of the first with other labels. So the loss stays
-    near log 2 or above, however long one trains, and no gradient fades into denormal numbers, which
-    slow some rivals down.
+    The second half of a batch repeats the inputs of the first with other labels. The loss therefore
+    stays near log 2 or above, however long the training, and no gradient fades into denormal
+    numbers, which slow some rivals down.
     """
     rng = np.random.default_rng(0)
     weights = [
@@ -55,7 +55,7 @@ def weights_and_batches(sizes: list[int], batch: int) -> tuple[list[np.ndarray],
 def make(
     rival: str, sizes: list[int], batch: int, optimizer: str
 ) -> tuple[Callable[[], Any] | None, dict[str, Any]]:
-    """A training step to repeat, and the losses of the first few, which all rivals must share."""
+    """A training step to repeat, and its first losses, which must be the same for all rivals."""
     weights, batches = weights_and_batches(sizes, batch)
     try:
         step = STEPS[rival](weights, optimizer)
@@ -67,7 +67,7 @@ def make(
 
 
 def check_losses(found: dict[str, list[float]]) -> None:
-    """Whether all rivals trained the same network on the same data in the same way."""
+    """Raise unless all rivals trained the same network on the same data in the same way."""
     expected = found["floor"]
     for rival, losses in found.items():
         if rival != "products" and not np.allclose(losses, expected, rtol=SAME, atol=0):

@@ -17,7 +17,7 @@ EPS = 1e-5
 
 
 def inputs(op: str, shape: tuple[int, int], mean: float = 0.0) -> tuple[list[np.ndarray], Any]:
-    """x, gamma and, but for RMS norm, beta; and the gradient of the output."""
+    """x, gamma, beta (not for RMS norm) and the gradient of the output."""
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
     parameters = rng.uniform(0.5, 2, (1 if op == "rms" else 2, shape[1])).astype(np.float32)
@@ -25,7 +25,7 @@ def inputs(op: str, shape: tuple[int, int], mean: float = 0.0) -> tuple[list[np.
 
 
 def make(rival: str, op: str, shape: tuple[int, int]) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """Forward and backward of a norm, and a few numbers of its gradient of x."""
+    """Forward and backward of a norm, and a few elements of its gradient of x."""
     given, dy = inputs(op, shape)
     arrays = native(rival, *given, dy)
     if rival == "torch":
@@ -48,7 +48,7 @@ def make(rival: str, op: str, shape: tuple[int, int]) -> tuple[Callable[[], Any]
 
 
 def check_gradients(found: dict[str, list[float]]) -> None:
-    """Whether all computed the same."""
+    """Raise unless all rivals computed the same gradient."""
     for rival, dx in found.items():
         if not np.allclose(dx, found["eager"], rtol=1e-3, atol=1e-5):
             raise RuntimeError(f"{rival} does other work: dx {dx}, expected {found['eager']}")

@@ -1,6 +1,6 @@
-"""What an op costs in eager mode: µs for one op of small arrays, forward and backward.
+"""The cost of an op in eager mode: µs for one op of small arrays, forward and backward.
 
-A chain of LENGTH ops is recorded and walked back; the rivals run the same chain.
+Each rival records the same chain of LENGTH ops and walks it back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RIVALS = ("eager", "torch", "autograd", "mygrad")
 
 
 def make(rival: str, op: str) -> tuple[Callable[[], Any] | None, dict[str, Any]]:
-    """A chain of one op, forward and backward; None where the rival has no such op."""
+    """A chain of one op, forward and backward, or None if the rival has no such op."""
     rng = np.random.default_rng(0)
     x, a = rng.standard_normal((2, *SHAPE)).astype(np.float32)
     a /= 4  # so that a chain of products stays small
@@ -40,7 +40,7 @@ def make(rival: str, op: str) -> tuple[Callable[[], Any] | None, dict[str, Any]]
 
 
 def _function(rival: str, op: str) -> Any:
-    """The op under its name in each library."""
+    """The op by its name in each library."""
     if rival == "eager":
         import tinybn as tb
 

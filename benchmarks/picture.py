@@ -1,4 +1,4 @@
-"""The ratios of the training steps and of the norms, drawn."""
+"""A picture of the ratios of training steps and norms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2)
 
 
 def draw(results: dict[str, Any], path: Path) -> Path | None:
-    """Where it was drawn; None if nothing was, or there is no matplotlib."""
+    """Draw the ratios and return the path, or None without data or matplotlib."""
     panels = [
         (rows, *panel[1:])
         for panel in PANELS

@@ -1,4 +1,4 @@
-"""What was measured, as tables."""
+"""The measurements as tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LEGEND = (
 
 
 def ratio(row: Row, a: str, b: str) -> float | None:
-    """The time of a / that of b: the median of the rounds; None if one of them is not there."""
+    """The time of a over that of b, the median of the rounds; None if one is missing."""
     times = row["times"]
     if a not in times or b not in times:
         return None
@@ -42,13 +42,13 @@ def ratio(row: Row, a: str, b: str) -> float | None:
 
 
 def mean_ratio(rows: Rows, a: str, b: str) -> float | None:
-    """The geometric mean of the rows' ratios."""
+    """The geometric mean of the ratios of the rows."""
     ratios = [r for row in rows if (r := ratio(row, a, b)) is not None]
     return geometric_mean(ratios) if ratios else None
 
 
 def grouped(rows: Rows, *names: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
-    """Rows that follow each other and are alike in these entries, together."""
+    """Groups of consecutive rows with the same values of these entries."""
 
     def key(row: Row) -> tuple[Any, ...]:
         return tuple(row[name] for name in names)
@@ -57,7 +57,7 @@ def grouped(rows: Rows, *names: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first row being the head, as aligned plain text."""
+    """Rows of cells as aligned plain text; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(cells))
@@ -67,7 +67,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, scale: float = 1, digits: int = 3) -> str:
-    """To three significant digits; – where there is none."""
+    """A number to three significant digits; – for None."""
     if value is None or value != value:
         return "–"
     value *= scale
@@ -96,7 +96,7 @@ def norm_tables(rows: Rows) -> str:
 
 
 def norm_case(row: Row) -> str:
-    """Which norm, of what shape."""
+    """The norm and its shape."""
     return f"{row['op']} {tuple(row['shape'])}"
 
 
@@ -120,7 +120,7 @@ def _race(
 
 
 def _too_busy(rows: Rows) -> str:
-    """A line, if a rival kept more cores busy than it was to have."""
+    """A warning if a rival kept more cores busy than it should."""
     busy = {
         rival
         for row in rows
@@ -131,7 +131,7 @@ def _too_busy(rows: Rows) -> str:
 
 
 def compiling_table(rows: Rows) -> str:
-    """Seconds of compiling, and microseconds of a call."""
+    """Seconds to compile, and microseconds of a call."""
     cells = [["", "cold, s", "warm, s", "wider, s", "new files", "import numba, s", "a call, µs"]]
     for row in rows:
         cold, warm, wider = (row[name] for name in ("cold", "warm", "wider"))

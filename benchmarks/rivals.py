@@ -1,8 +1,8 @@
 """One training step of the same MLP in each framework, as its users write it.
 
-Each function takes the weights to start from and "sgd" or "adam", and returns a step: a function of
-a batch that trains and returns the loss. All but HIPS autograd and MyGrad, which have no such
-layer, keep running statistics, as tinybn and the floor do.
+Each function takes the initial weights and "sgd" or "adam", and returns a step: a function that
+trains on a batch and returns the loss. All keep running statistics, as tinybn and the floor do,
+except HIPS autograd and MyGrad, which have no such layer.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Weights = Sequence[np.ndarray]
 
 
 class MissingError(RuntimeError):
-    """A rival that can't run here, and why."""
+    """A rival cannot run here; the message says why."""
 
 
 def tinybn(weights: Weights, optimizer: str) -> Step:
-    """`nn.MLP`, `cross_entropy`, `backward`, an optimizer: nothing but the front door."""
+    """`nn.MLP`, `cross_entropy`, `backward` and an optimizer: public names only."""
     import tinybn as tb
 
     model = tb.nn.MLP([*(len(w) for w in weights), weights[-1].shape[1]], norm="batch")
@@ -57,14 +57,14 @@ def tinybn(weights: Weights, optimizer: str) -> Step:
 
 
 def compiled(weights: Weights, optimizer: str) -> Step:
-    """The same step, compiled. (Its composition is that in the mode `use_fused(False)`.)"""
+    """The same step, compiled. (The composition runs it under `use_fused(False)`.)"""
     import tinybn as tb
 
     return tb.compile(tinybn(weights, optimizer))
 
 
 def torch(weights: Weights, optimizer: str) -> Step:
-    """PyTorch eager: `nn.Sequential`, and its optimizer as it comes."""
+    """PyTorch eager: `nn.Sequential` and its optimizer with default settings."""
     import torch
     from torch import nn
 
@@ -106,7 +106,7 @@ def torch_compile(weights: Weights, optimizer: str) -> Step:
 
 
 def jax(weights: Weights, optimizer: str) -> Step:
-    """JAX: the whole step, optimizer and all, in one `jit`, with its buffers donated."""
+    """JAX: the whole step with its optimizer in one `jit`, with donated buffers."""
     import jax
     import jax.numpy as jnp
 
@@ -159,7 +159,7 @@ def jax(weights: Weights, optimizer: str) -> Step:
 
 
 def autograd(weights: Weights, optimizer: str) -> Step:
-    """HIPS autograd: a loss of nested lists of arrays; an optimizer by hand."""
+    """HIPS autograd: a loss of nested lists of arrays, and an optimizer by hand."""
     import autograd.numpy as anp
     from autograd import value_and_grad
 
@@ -188,7 +188,7 @@ def autograd(weights: Weights, optimizer: str) -> Step:
 
 
 def mygrad(weights: Weights, optimizer: str) -> Step:
-    """MyGrad: its own batch norm, ReLU and loss; an optimizer by hand."""
+    """MyGrad: its own batch norm, ReLU and loss, and an optimizer by hand."""
     import mygrad as mg
     from mygrad.nnet.activations import relu
     from mygrad.nnet.layers import batchnorm
@@ -211,7 +211,7 @@ def mygrad(weights: Weights, optimizer: str) -> Step:
 
 
 def parameters(weights: Weights, make: Callable[..., Any]) -> list[list[Any]]:
-    """Per layer its weight, gamma and beta; of the last, its weight and bias."""
+    """Weight, gamma and beta of each layer; weight and bias of the last."""
     params = [
         [w, np.ones(w.shape[1], np.float32), np.zeros(w.shape[1], np.float32)] for w in weights
     ]
@@ -235,7 +235,7 @@ STEPS: dict[str, Callable[[Weights, str], Step]] = {
 
 
 def native(rival: str, *arrays: np.ndarray) -> list[Any]:
-    """Arrays as the rival takes them."""
+    """Arrays in the form that the rival takes."""
     if rival.startswith("torch"):
         import torch
 

@@ -1,6 +1,6 @@
 """PyTensor, the nearest rival: a symbolic graph of the whole step, compiled by Numba.
 
-One function for each network. The state lives in shared variables, which it updates in place.
+Each network is one function. Its state is in shared variables, which it updates in place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.floor import ADAM_EPS, BETA1, BETA2, EPS, LR, MOMENTUM
 
 
 def pytensor(weights: Sequence[np.ndarray], optimizer: str) -> Callable[[Any, Any], Any]:
-    """The step; its mode is in the environment (see worker.py)."""
+    """The step; the environment sets its mode (see worker.py)."""
     import pytensor
     import pytensor.tensor as pt
 

@@ -1,7 +1,7 @@
-"""A process of its own for each rival and thread count, so that none disturbs another.
+"""One process for each rival and thread count, so that none disturbs another.
 
-Thread pools must be sized before a library is loaded; and a library's idle threads, its garbage and
-its allocator stay its own. A worker answers requests, one JSON object a line:
+A thread pool must be sized before its library is loaded, and a library's idle threads, garbage and
+allocator should not affect the others. A worker answers requests, one JSON object a line:
 
     {"module": …, "spec": {…}}    make the work; replies with what is known about it
     {"seconds": …}                repeat the work for that long; replies with the time it takes
@@ -35,7 +35,7 @@ PUT_OFF = 0.002
 
 
 class Worker:
-    """The parent's side of it."""
+    """The parent's side of a worker."""
 
     def __init__(
         self, rival: str, threads: int, python: str = sys.executable, **environment: str
@@ -50,7 +50,7 @@ class Worker:
             [python, "-m", "benchmarks.worker", rival, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env=os.environ | settings,
         )
 
@@ -72,10 +72,11 @@ class Worker:
 
 
 def timed(work: Callable[[], Any], seconds: float) -> dict[str, float]:
-    """The mean time of a call, after a warm-up of half as long, and what else there is to know.
+    """The mean time of a call, after a warm-up half as long.
 
-    cores: how many were kept busy. waited: for how much of the time one of the threads was ready to
-    run but had no core, because another process had it.
+    Returns:
+        `seconds` per call; `cores`, the number of busy cores; and `waited`, the fraction of the
+        time that a thread was ready to run but another process had its core.
     """
     _repeat(work, seconds / 2)
     start, busy, waited = time.perf_counter(), time.process_time(), _waited()
@@ -86,14 +87,16 @@ def timed(work: Callable[[], Any], seconds: float) -> dict[str, float]:
 
 
 def _waited() -> float:
-    """Seconds that the threads of this process have waited for a core so far (Linux; else 0)."""
+    """Seconds that this process's threads have waited for a core so far (0 unless on Linux)."""
     tasks = Path("/proc/self/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+    return sum(int(task.read_text(encoding="utf-8").split()[1]) for task in tasks) / 1e9
 
 
 def _repeat(work: Callable[[], Any], seconds: float) -> int:
-    """Call it for that long; how often. JAX returns before it is done: as in training, calls are
-    put off, but only for some milliseconds; or it would do so with thousands.
+    """Call `work` for that long and return how often.
+
+    JAX returns before a call is done. Calls may queue up as in training, but only for some
+    milliseconds; otherwise there would be thousands.
     """
     calls, batch = 0, 1
     end = time.perf_counter() + seconds
@@ -109,7 +112,7 @@ def _repeat(work: Callable[[], Any], seconds: float) -> int:
 
 
 def serve(rival: str, threads: int) -> None:
-    """The worker's side."""
+    """Answer requests until there are no more."""
     if rival.startswith("torch"):
         import torch
 
@@ -117,12 +120,12 @@ def serve(rival: str, threads: int) -> None:
     if rival == "composition":
         import tinybn
 
-        tinybn.use_fused(False).__enter__()  # for as long as this process lives
+        tinybn.use_fused(False).__enter__()  # for the rest of this process
     work: Any = None
     for line in sys.stdin:
         request = json.loads(line)
         if "module" in request:
-            work = None  # free the old one before there is a new one
+            work = None  # free the old one before making a new one
             work, reply = importlib.import_module(request["module"]).make(rival, **request["spec"])
         else:
             reply = timed(work, request["seconds"])

@@ -1,15 +1,16 @@
 """Does batch norm need large batches, and does layer norm do better with small and varying ones?
 
-The tutorial's questions 1 and 2. MLPs learn with batches of 2 to 256, without norm, with batch norm
-and with layer norm, from equally many examples, each at the best of five learning rates by its
-validation accuracy. Batch norm is evaluated with running statistics, as usual, and with those of
-test batches as large as the training batches (Wu & Johnson 2021, 2105.07576, section 3). Also, how
-much of a random gradient dy comes through a norm: batch norm takes away two of its B components
+The tutorial's questions 1 and 2. MLPs learn from equally many examples with batches of 2 to 256:
+without norm, with batch norm, and with layer norm. Each uses the best of five learning rates,
+chosen by validation accuracy. Batch norm is evaluated with running statistics, as usual, and with
+the statistics of test batches of the training size (Wu & Johnson 2021, 2105.07576, section 3).
+
+How much of a random gradient dy passes through a norm? Batch norm removes two of its B components
 (along 1 and along x̂), so the root mean square of |dx| σ / |dy| over the channels is √((B - 2) / B).
 
-In the sequence task a recurrent network, with a norm in each step, reads a digit row by row after
-0 to 8 rows of another digit, and says which the last one was; then sequences twice as long as any
-that it learnt from (Ba et al. 2016, 1607.06450, section 3).
+In the sequence task, a recurrent network with a norm in each step reads 0 to 8 rows of one digit
+and then another digit row by row, and names the second digit. It is also tested on sequences twice
+as long as any it learned from (Ba et al. 2016, 1607.06450, section 3).
 
 Two minutes on two cores. For example
 
@@ -61,9 +62,9 @@ def configurations(size: str) -> list[Record]:
 
 
 def run(config: Record) -> Record:
-    """Train; accuracies with running and with batch statistics, and what part of dy comes through.
+    """Train, and measure accuracies with running and batch statistics, and how much of dy passes.
 
-    longer: accuracy on longer sequences.
+    `longer` is the accuracy on longer sequences.
     """
     rest = {key: value for key, value in config.items() if key not in ("task", "examples")}
     steps = config["examples"] // config["batch_size"]
@@ -93,7 +94,7 @@ def run(config: Record) -> Record:
 
 
 def with_batch_statistics(model: tb.nn.Module, part: tb.data.Part, options: Config) -> float:
-    """The accuracy in training mode, that is with the statistics of batches of the test data."""
+    """The accuracy in training mode, with the statistics of batches of the test data."""
     order = stream(options.seed, "noise").permutation(len(part.x))
     hits = 0
     with tb.no_grad(), np.errstate(all="ignore"):
@@ -104,8 +105,10 @@ def with_batch_statistics(model: tb.nn.Module, part: tb.data.Part, options: Conf
 
 
 def passed(options: Config) -> float:
-    """The root mean square of |dx| σ / |dy|, for a random dy, where x is a random projection of a
-    batch of the data; σ and the norms are those of a channel, with layer norm those of an example.
+    """The root mean square of |dx| σ / |dy| for a random dy.
+
+    x is a random projection of a batch of the data. σ and | | are those of a channel, or of an
+    example for layer norm.
     """
     rng = stream(options.seed, "noise")
     data = dataset(options.data, options.seed, options.data_dir).train.x[: options.batch_size]
@@ -122,7 +125,7 @@ def passed(options: Config) -> float:
 
 
 def sequences(part: tb.data.Part, least: int, most: int, rng: np.random.Generator) -> tb.data.Part:
-    """Each image row by row, after `least` to `most` rows of other images, the last of them.
+    """Each image row by row, after the last `least` to `most` rows of another image.
 
     x is (n, time, row + 1): the last number is 1, and 0 where a sequence has ended.
     """
@@ -138,9 +141,9 @@ def sequences(part: tb.data.Part, least: int, most: int, rng: np.random.Generato
 
 
 class Reader(tb.nn.Module):
-    """h ← tanh(norm(x W + h U)) for each x of the sequence; in the end the classes of the last h.
+    """h ← tanh(norm(x W + h U)) for each x of a sequence, then the classes of the last h.
 
-    One norm for all steps: the length is not known beforehand.
+    All steps share one norm, because the length is not known beforehand.
     """
 
     def __init__(self, features: int, classes: int, options: Config) -> None:
@@ -168,7 +171,7 @@ def best(runs: list[Record]) -> list[Record]:
 
 
 def behind(runs: list[Record], b: int, measure: str, other: str = "layer") -> list[float]:
-    """By how much batch norm's accuracy is lower than that of another norm, for each seed."""
+    """How much lower batch norm's accuracy is than that of another norm, for each seed."""
     arms = [best(where(runs, norm=norm, batch_size=b)) for norm in (other, "batch")]
     of = [dict(zip((r["seed"] for r in rs), values(rs, measure), strict=True)) for rs in arms]
     return [of[0][seed] - of[1][seed] for seed in of[0]]

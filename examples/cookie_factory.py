@@ -1,10 +1,12 @@
 """What do the four steps of batch norm do to a table of cookies, and over which axis?
 
-Three cookies, three ingredients: mean, variance, standardise, scale and shift. Batch norm takes the
-statistics of each ingredient over the cookies, layer norm those of each cookie over its
-ingredients; the tutorial's code, which says mean() of everything, does neither. And back again:
-how does the gradient get from the first standardised cookie to the chocolate of all three? It walks
-along three paths, direct, through the mean and through the variance, and a fourth that adds 0.
+The table has three cookies and three ingredients; the steps are mean, variance, standardise, and
+scale and shift. Batch norm takes the statistics of each ingredient over the cookies. Layer norm
+takes those of each cookie over its ingredients. The tutorial's code calls mean() on the whole table
+and does neither.
+
+How does the gradient get back from the first standardised cookie to the chocolate of all three? It
+takes three paths: direct, through the mean, and through the variance. A fourth path adds 0.
 
 A second. For example
 
@@ -28,7 +30,7 @@ COOKIES = [[2.0, 70.0, 120.0], [10.0, 90.0, 90.0], [6.0, 50.0, 150.0]]
 """Pieces of chocolate, grams of sugar, grams of butter."""
 AXES: dict[str, tuple[int, ...]] = {"ingredient": (0,), "cookie": (1,), "table": (0, 1)}
 DY = [[1.0], [0.0], [0.0]]
-"""The gradient that arrives at the standardised chocolate: only the first cookie matters."""
+"""The gradient of the standardised chocolate: only the first cookie matters."""
 BY_HAND = (0.051031, 0.051031, -0.102062)
 PATHS = {  # its way, its colour, its hatch
     "direct": ("x → d → x̂", "#0072B2", ""),
@@ -43,12 +45,12 @@ KNOWN_AS = {"ingredient": "batch norm", "cookie": "layer norm", "table": "neithe
 
 
 def configurations(size: str) -> list[Record]:
-    """The statistics of what."""
+    """One arm per choice of axis."""
     return [{"statistics": statistics} for statistics in AXES]
 
 
 def run(config: Record) -> Record:
-    """The four steps, one by one, and how far each ingredient is from mean 0 and variance 1."""
+    """The four steps one by one, and how far each ingredient is from mean 0 and variance 1."""
     axis, eps, gamma, beta = AXES[config["statistics"]], 0.0, 1.0, 0.0
     with tb.use_backend(config["backend"]):
         x = tb.tensor(COOKIES, dtype=np.float64)
@@ -99,7 +101,7 @@ def difference(x: np.ndarray, dy: np.ndarray, h: float = 1e-4) -> np.ndarray:
 
 
 def walk(runs: list[Record]) -> str:
-    """The graph of x̂, and what a walk back along it brings to x."""
+    """The graph of x̂, and the gradient that each path back brings to x."""
     back = where(runs, statistics="ingredient")[0]["gradient"]
     return (
         "The chocolate, standardised: what x̂ was made of, with the lines of the gradient rules "

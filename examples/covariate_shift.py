@@ -1,12 +1,12 @@
 """Does batch norm work because it reduces the internal covariate shift?
 
-The usual explanation: the distribution of each layer's input no longer changes while the layers
-below it learn. Santurkar et al. (2018) put the change back: after each batch norm comes noise whose
-mean isn't 0 and whose variance isn't 1, drawn anew for each unit at each step. An MLP of 5 × 64
-units learns without norm, with batch norm, with such noise after each batch norm (like theirs, and
-four times as much), and with the noise alone, at five learning rates. How fast, and how much do the
-layers' inputs shift from step to step? And their own explanation: how much do the loss and the
-gradient change along the direction of the gradient?
+The usual explanation says that the distribution of each layer's input no longer changes while the
+layers below it learn. Santurkar et al. (2018) put the change back: noise follows each batch norm,
+with a nonzero mean and a variance other than 1 that are drawn for each unit at each step. An MLP of
+5 × 64 units learns at five learning rates: without norm, with batch norm, with batch norm and noise
+(as strong as theirs, and four times as strong), and with the noise alone. How fast does it learn,
+and how much do the layers' inputs shift from step to step? The paper's own explanation is
+smoothness: how much do the loss and the gradient change along the direction of the gradient?
 
 About a minute on two cores. For example
 
@@ -49,9 +49,10 @@ FASTER = 1.5
 
 
 class Noise(tb.nn.Module):
-    """In training, s·x + m, where m ~ U(μ ± 0.1) and s ~ N(σ, 0.1²) for each value, and
-    μ ~ U(±amount/2) and σ ~ U(1, 1 + amount/4) for each unit; all are drawn anew in every step. In
-    evaluation their means, 0 and 1 + amount/8, take their place.
+    """s·x + m in training, with new s and m in every step.
+
+    m ~ U(μ ± 0.1) and s ~ N(σ, 0.1²) for each value; μ ~ U(±amount/2) and σ ~ U(1, 1 + amount/4)
+    for each unit. Evaluation uses their means, 0 and 1 + amount/8.
     """
 
     def __init__(self, amount: float, seed: tuple[int, int]) -> None:
@@ -73,14 +74,14 @@ class Noise(tb.nn.Module):
 
 
 def configurations(size: str) -> list[Record]:
-    """Every net at every learning rate; a quick look takes two."""
+    """Every net at every learning rate; two of them for a quick look."""
     steps = {"quick": 200, "default": 600, "full": 1500}[size]
     rates = (SAME, 0.3) if size == "quick" else RATES
     return [{"net": net, "lr": lr, "steps": steps} for net in NETS for lr in rates]
 
 
 def run(config: Record) -> Record:
-    """Train, and look at shift and smoothness every 20 steps."""
+    """Train, and measure shift and smoothness every 20 steps."""
     norm, amount, *_ = NETS[config["net"]]
     rest = {key: value for key, value in config.items() if key != "net"}
     options = Config(
@@ -90,7 +91,7 @@ def run(config: Record) -> Record:
         momentum=0.0,
         every=10,
         early=100,
-        compile=not amount,  # Noise counts its steps, and no program would do that for it
+        compile=not amount,  # Noise counts its steps, which a recorded program would not do
     )
     data = dataset(options.data, options.seed, options.data_dir)
     model = build(options, data, amount)
@@ -128,7 +129,7 @@ def build(config: Config, data: tb.data.Dataset, amount: float) -> tb.nn.Sequent
 
 
 def probe(model: tb.nn.Sequential, x: np.ndarray, y: np.ndarray, config: Config) -> Record:
-    """On one batch, what steps along the gradient would do.
+    """The effect of steps along the gradient, on one batch.
 
     shift: how far the mean of a layer's input moves in one step, in its standard deviations: the
         root of the mean square over all units, the noise being another after the step.
@@ -143,7 +144,7 @@ def probe(model: tb.nn.Sequential, x: np.ndarray, y: np.ndarray, config: Config)
     begin = [p.numpy() for p in parameters]
 
     def at(step: float, later: int = 0) -> tuple[float, np.ndarray, list[np.ndarray]]:
-        """Loss, gradient, and inputs of the layers after `step` of the gradient."""
+        """Loss, gradient and layer inputs after a step of size `step` along the gradient."""
         for p, old, g in zip(parameters, begin, first, strict=True):
             moved = (old - config.lr * step * g).astype(old.dtype)
             p.data = tb.tensor(moved, backend=config.backend).data
@@ -182,7 +183,7 @@ def probe(model: tb.nn.Sequential, x: np.ndarray, y: np.ndarray, config: Config)
 
 
 def fastest(runs: list[Record]) -> tuple[float, float]:
-    """What a learning rate is chosen by: steps on validation data; if never, the accuracy there."""
+    """The key for choosing a learning rate: steps on validation data, then accuracy there."""
     steps = spread(values(runs, "validation_steps_to_target")).median
     return steps, -spread(values(runs, "validation_accuracy")).median
 

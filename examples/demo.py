@@ -1,7 +1,7 @@
-"""The main job: an MLP learns real handwritten digits, with batch norm and without, side by side.
+"""An MLP learns real handwritten digits, with batch norm and without, side by side.
 
-Takes about 10 seconds. Then the gradient of batch norm, as it comes out of primitive ops and as the
-fused op gives it, is compared with the closed form. For example
+Takes about 10 seconds. Then it compares the gradient of batch norm with the closed form: once by
+autodiff through primitive ops, and once from the fused op. For example
 
     python examples/demo.py --seeds 5 --lr 0.01
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from results import table
+from results import replace_unprintable, table
 from train_mlp import plot
 from training import Config, Run, train
 
@@ -25,7 +25,7 @@ TARGET = 0.95
 
 
 def compare_gradients() -> list[tuple[str, ...]]:
-    """How far autodiff and tinybn's fused op are from the closed form, on one batch of digits."""
+    """Errors of autodiff and the fused op against the closed form, on one batch of digits."""
     rng = np.random.default_rng(0)
     batch = tb.data.load("digits").train.x[:64, 20:40]
     given = batch, *rng.uniform(0.5, 2, (2, 20)), rng.standard_normal(batch.shape)
@@ -50,7 +50,7 @@ def compare_gradients() -> list[tuple[str, ...]]:
 
 
 def summary(norm: str, runs: Sequence[Run]) -> tuple[str, ...]:
-    """A row: medians over the runs, and how many reached the target."""
+    """A row of the table: medians over the runs, and how many reached the target."""
     looks = [(run, run.reached(TARGET)) for run in runs]
     steps = [run.steps[i] for run, i in looks if i is not None]
     seconds = [run.seconds[i] for run, i in looks if i is not None]
@@ -65,7 +65,7 @@ def summary(norm: str, runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def finding(runs: dict[str, list[Run]]) -> str:
-    """What the medians say about speed: in steps, and in seconds."""
+    """The speed of batch norm in steps and in seconds, by the medians."""
     ratios = []
     for quantity in ("steps", "seconds"):
         medians = []
@@ -73,7 +73,7 @@ def finding(runs: dict[str, list[Run]]) -> str:
             looks = [(run, run.reached(TARGET)) for run in done]
             values = [getattr(run, quantity)[i] for run, i in looks if i is not None]
             if len(values) < len(done):
-                return "Not every run got there."
+                return f"Not every run reached {TARGET:.0%}."
             medians.append(statistics.median(values))
         ratios.append(medians[1] / medians[0])
     return f"Batch norm took {ratios[0]:.2f} times the steps and {ratios[1]:.2f} times the seconds."
@@ -81,6 +81,7 @@ def finding(runs: dict[str, list[Run]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    replace_unprintable()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     one = everything[0].config
     layers = "–".join(map(str, one.hidden))
-    print(f"1797 real handwritten digits, an MLP of {layers} and {one.optimizer} with lr {one.lr};")
+    print(f"1797 real handwritten digits; an MLP of {layers}; {one.optimizer} with lr {one.lr};")
     print(
         f"{one.epochs} epochs, batches of {one.batch_size}; {options.seeds} seeds: median (range)\n"
     )

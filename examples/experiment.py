@@ -1,6 +1,6 @@
-"""What every experiment shares: its flags, its runs in parallel, going on after an interruption,
-its table, its verdict and its files. An experiment's own file is its question, its configurations,
-what it measures, the rule of its verdict, and its picture.
+"""What all experiments share: options, parallel runs, continuing after an interruption, the table,
+the verdict and the files. An experiment's own file has its question, its configurations, what it
+measures, the rule for its verdict, and its picture.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ import numpy as np
 import training
 from figures import save
 from parallel import run_all
-from results import Record, dumps, summary, summary_table, table, tidy, write
+from results import (
+    Record,
+    dumps,
+    replace_unprintable,
+    summary,
+    summary_table,
+    table,
+    tidy,
+    write,
+)
 from store import Store, StoreError
 
 import tinybn as tb
@@ -39,9 +48,12 @@ SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_RESOLVED = VERDICTS = (
 class Verdict(NamedTuple):
     """What the data say about one sentence.
 
-    claim: the sentence. verdict: one of VERDICTS. finding: what was found, short enough for the
-    title of a picture. why: the figures behind the verdict (medians, ranges). numbers: what
-    `--check` compares with the experiment's bands.
+    Attributes:
+        claim: the sentence.
+        verdict: one of VERDICTS.
+        finding: the result, short enough for the title of a picture.
+        why: the figures behind the verdict (medians, ranges).
+        numbers: what `--check` compares with the experiment's bands.
     """
 
     claim: str
@@ -53,20 +65,23 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, and how it is answered.
+    """A question, and how to answer it.
 
-    name: of its file. text: the docstring of that file; its first line is the question.
-    configurations: from the size (one of SIZES) to the arms, without seed, data and backend: those
-        are added to each of them, one run per seed.
-    run: measures one configuration; it runs in a process of its own, so it is a function of a
-        module, and what it returns can be written as JSON. `diverged_at` is a step, or None.
-    judge: from all runs to the verdicts; the first one's finding is the title of the picture.
-    draw: from all runs to a figure, without title.
-    keys, measures: the columns of the table: what tells configurations apart, and the measures
-        whose medians and ranges are shown, with their formats.
-    bands: for each number of the verdicts that is to be checked, where it must lie.
-    data: the data sets it can use, the default first; none, if it needs no data.
-    walk: what is printed besides, from all runs, for those who want to see it step by step.
+    Attributes:
+        name: the name of its file.
+        text: the docstring of its file; the first line is the question.
+        configurations: from the size (one of SIZES) to the arms. Seed, data and backend are added
+            to each arm, one run per seed.
+        run: measures one configuration in a process of its own. It must be a function of a module
+            and return what JSON can hold. `diverged_at` is a step, or None.
+        judge: from all runs to the verdicts; the first finding is the title of the picture.
+        draw: from all runs to a figure without a title.
+        keys: the columns of the table that tell configurations apart.
+        measures: the other columns, shown as median and range, with their formats.
+        bands: the range in which each checked number of the verdicts must lie.
+        data: the data sets it can use, the default first; empty if it needs none.
+        seeds: the number of seeds for each size.
+        walk: further text to print from all runs, for those who want to see every step.
     """
 
     name: str
@@ -89,7 +104,7 @@ class Experiment:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
@@ -97,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags that all experiments have."""
+    """The options that all experiments have."""
     parser = Parser(
         experiment.name,
         description=experiment.text,
@@ -105,18 +120,21 @@ def parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.N
     )
     add = parser.add_argument
     sizes = parser.add_mutually_exclusive_group()
-    for size, what in (("quick", "a small version, for a first look"), ("full", "more of all")):
+    for size, what in (
+        ("quick", "a small version, for a first look"),
+        ("full", "a larger version"),
+    ):
         sizes.add_argument(f"--{size}", dest="size", action="store_const", const=size, help=what)
     counts = ", ".join(f"{size} {n}" for size, n in experiment.seeds.items())
     add("--seeds", type=_at_least(1), metavar="N", help=f"how many seeds ({counts})")
     add("--seed", type=_at_least(0), default=0, metavar="N", help="the first seed")
     if experiment.data:
         add("--data", choices=experiment.data, default=experiment.data[0])
-        add("--data-dir", metavar="FOLDER", help="where the files of fashion are")
+        add("--data-dir", metavar="FOLDER", help="the folder with the files of fashion")
     add("--backend", choices=backends.NAMES, default="numpy")
     add("--out", type=Path, help=f"the folder for the results (runs/{experiment.name})")
     add("--no-plot", action="store_true", help="draw no picture")
-    add("--check", action="store_true", help="exit with 1 if a result lies outside of its band")
+    add("--check", action="store_true", help="exit with 1 if a result is outside its band")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add("--jobs", type=_at_least(1), default=cores or 1, metavar="N", help="processes (all cores)")
     parser.set_defaults(size="default")
@@ -144,7 +162,7 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 def plan(experiment: Experiment, options: argparse.Namespace) -> list[Record]:
-    """All configurations, seed by seed: whatever is finished first can be compared."""
+    """All configurations, seed by seed, so that the first results can already be compared."""
     common = {"data": options.data, "data_dir": options.data_dir}
     common = {key: value for key, value in common.items() if value is not None}
     return [
@@ -155,7 +173,8 @@ def plan(experiment: Experiment, options: argparse.Namespace) -> list[Record]:
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, line: int = 0) -> int:
-    """The command. `line`: where its progress bars begin, counted in lines."""
+    """The command of an experiment; its progress bars begin on `line`."""
+    replace_unprintable()
     options = parse(experiment, arguments)
     todo = plan(experiment, options)
     identity = {
@@ -177,7 +196,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, line: i
     except KeyboardInterrupt:
         print(
             f"{experiment.name}: interrupted after {len(store.finished)} of {len(todo)} runs; "
-            "the same command goes on from here",
+            "the same command continues from here",
             file=sys.stderr,
         )
         return 130
@@ -231,7 +250,7 @@ def report(
     write(options.out / "result.json", dumps(content, indent=1) + "\n")
     print(f"written to {options.out}: {', '.join(written)}")
     if options.check and outside:
-        print(f"{experiment.name}: outside of its band: {', '.join(outside)}", file=sys.stderr)
+        print(f"{experiment.name}: outside its band: {', '.join(outside)}", file=sys.stderr)
         return 1
     return 0
 
@@ -243,9 +262,10 @@ def _band(band: tuple[float, float] | None, outside: bool) -> str:
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """A hash of the code that the runs come from: tinybn, the training loop, and the experiment's
-    file without its text, its judge, its picture and what stands below them from EXPERIMENT on, all
-    of which can change without running anything again.
+    """A hash of the code behind the runs: tinybn, the training loop, and the experiment's file.
+
+    It leaves out the file's text, its judge, its picture and everything from EXPERIMENT on, which
+    can change without running anything again.
     """
     text = inspect.getsource(sys.modules[experiment.run.__module__]).split("\nEXPERIMENT = ")[0]
     for function in filter(None, (experiment.judge, experiment.draw, experiment.walk)):
@@ -259,15 +279,15 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def versions(backend: str) -> dict[str, str]:
-    """Of what the numbers come from."""
+    """The versions of everything that made the numbers."""
     found = {"python": platform.python_version(), "numpy": np.__version__, "tinybn": tb.__version__}
     return found | ({} if backend == "numpy" else {backend: backends.module(backend).__version__})
 
 
 def cpu() -> str:
-    """What the seconds were measured on."""
+    """The processor that the seconds were measured on."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()

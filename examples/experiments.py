@@ -1,11 +1,11 @@
-"""Every claim of the tutorial, measured: runs all experiments, and writes EXPERIMENTS.md.
+"""Every claim of the tutorial, measured: runs all experiments and writes EXPERIMENTS.md.
 
-About a quarter of an hour on two cores; interrupted, the same command goes on where it stopped. For
-example
+Takes about a quarter of an hour on two cores. After an interruption, the same command continues
+where it stopped. For example
 
     python examples/experiments.py --quick --check
 
-which writes no report. Other flags (--seeds, --backend, --jobs, --full) go to each of them.
+which writes no report. Other options (--seeds, --backend, --jobs, --full) apply to each experiment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment import Experiment, Parser, main, parse
-from results import Record, table, write
+from results import Record, replace_unprintable, table, write
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -48,14 +48,20 @@ Numbers are medians with the range over seeds in brackets; all of them, and more
 
 
 def experiments() -> list[Experiment]:
-    """Those that there are, in the tutorial's order."""
+    """The experiments that exist, in the tutorial's order."""
     names = [name for name in ORDER if (HERE / f"{name}.py").exists()]
     return [importlib.import_module(name).EXPERIMENT for name in names]
 
 
+def read(folder: Path) -> Record:
+    """The results of a finished experiment."""
+    result: Record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
 def row(folder: Path, pictures: Path, root: Path) -> list[str]:
-    """The lines of the report's table that `folder`, with a finished experiment, gives."""
-    result = json.loads((folder / "result.json").read_text())
+    """The lines of the report's table for the finished experiment in `folder`."""
+    result = read(folder)
     name = result["experiment"]
     picture = pictures / f"{name}.png"
     shrink(folder / "figure.png", picture)
@@ -72,7 +78,7 @@ def row(folder: Path, pictures: Path, root: Path) -> list[str]:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copy a picture with 64 colours: a third of the bytes."""
+    """Copy a picture with 64 colours, which takes a third of the bytes."""
     from io import BytesIO
 
     from PIL import Image
@@ -83,7 +89,7 @@ def shrink(source: Path, target: Path) -> None:
 
 
 def provenance(results: Sequence[Record]) -> str:
-    """On what, with which versions, and how long it took."""
+    """The processor, the versions, and how long everything took."""
     seconds = sum(r["run_seconds"] for r in results)
     several = {", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in results}
     where = {r["cpu"] for r in results}
@@ -98,7 +104,7 @@ def report(folders: Sequence[Path], root: Path) -> Path:
     pictures.mkdir(parents=True, exist_ok=True)
     head = ["| the tutorial says | we measured | verdict | experiment |", "|---|---|---|---|"]
     lines = [line for folder in folders for line in row(folder, pictures, root)]
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    results = [read(folder) for folder in folders]
     path = root / "EXPERIMENTS.md"
     write(path, HEAD + "\n".join([*head, *lines]) + "\n" + provenance(results))
     return path
@@ -106,16 +112,17 @@ def report(folders: Sequence[Path], root: Path) -> Path:
 
 def run_everything(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    replace_unprintable()
     parser = Parser(
         "experiments",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="*", choices=ORDER, metavar="NAME", help="not all of them")
+    parser.add_argument("--only", nargs="*", choices=ORDER, metavar="NAME", help="run only these")
     parser.add_argument(
         "--report", type=Path, default=HERE.parent, help="where EXPERIMENTS.md goes"
     )
-    parser.add_argument("--data", metavar="NAME", help="only the experiments that can use it")
+    parser.add_argument("--data", metavar="NAME", help="run only the experiments that can use it")
     options, flags = parser.parse_known_args(arguments)
     chosen = [e for e in experiments() if not options.only or e.name in options.only]
     if options.data:
@@ -133,7 +140,7 @@ def run_everything(arguments: Sequence[str] | None = None) -> int:
         print("\n" + "=" * 100 + "\n", flush=True)
         if status == 130:
             return status
-        said = {0: "done", 1: "outside of its band"}.get(status, "not run")
+        said = {0: "done", 1: "outside its band"}.get(status, "not run")
         rows.append((experiment.name, f"{time.perf_counter() - start:.0f}", said))
         worst = max(worst, status)
     print(table(rows))

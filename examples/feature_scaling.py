@@ -1,11 +1,11 @@
 """Does batch norm make it unnecessary to scale the input?
 
 The tutorial's question 4: batch norm is like feature scaling. The measurements of 178 wines and 569
-tumours have scales that differ by factors of up to 600 000. MLPs of 2 × 32 units learn from the raw
-numbers and from standardised ones: without norm, with batch norm on the hidden layers, on the input
-too, on the input alone, and with layer norm; 500 steps with batches of 32, each at the best of five
-learning rates, from 0.0001 to 1, chosen on the validation data. The condition number of the input's
-covariance says how hard the features are to learn from with gradient descent.
+tumours have scales that differ by factors of up to 600 000. MLPs of 2 × 32 units learn from raw and
+from standardised numbers: without norm, with layer norm, and with batch norm on the hidden layers,
+on the input too, and on the input alone. Each trains for 500 steps with batches of 32, at the best
+of five learning rates from 0.0001 to 1, chosen on the validation data. The condition number of the
+input's covariance says how hard it is to learn from the features by gradient descent.
 
 About a minute on two cores. For example
 

@@ -1,4 +1,4 @@
-"""Pictures: the same colour and line for a norm in all of them, medians, and bands over seeds."""
+"""Pictures: one colour and line style per norm everywhere, medians, and bands over seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def panels(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6) -> Any:
-    """A figure, and its axes as an array (rows, columns)."""
+    """A figure and its axes, an array of shape (rows, columns)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
@@ -50,7 +50,7 @@ def band(
     mark: bool = False,
     **line: Any,
 ) -> None:
-    """The median over seeds as a line, and the range as a band. samples: one sequence per x."""
+    """The median over seeds as a line and the range as a band; `samples` has one sequence per x."""
     colour, style = STYLES[norm]
     options = {"color": colour, "linestyle": style, "label": label or NAMES[norm], "lw": 1.6}
     options |= {"marker": MARKS[norm], "ms": 4} if mark else {}
@@ -72,7 +72,7 @@ def percent(axis: Any, digits: int = 0) -> None:
 
 
 def save(figure: Any, path: Path, title: str) -> None:
-    """Write the figure, under what it shows, to a PNG file."""
+    """Write the figure with its title to a PNG file."""
     from textwrap import fill
 
     figure.suptitle(fill(title, int(figure.get_figwidth() * 11)), fontsize=11, fontweight="bold")

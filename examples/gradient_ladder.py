@@ -1,14 +1,15 @@
 """Does batch norm keep gradients from exploding and vanishing, layer by layer, before training?
 
-A random gradient arrives at the last hidden layer of a deep network at its initialisation; how does
-its norm change from layer to layer on the way down? The gradient is that with respect to a hidden
-layer's output, for all examples of the batch together; that with respect to the weights is measured
-beside it. In the theory, of infinitely wide networks, batch norm and ReLU make the norm grow by
+A random gradient arrives at the last hidden layer of a newly initialised deep network. How does its
+norm change from layer to layer on the way down? This is the gradient with respect to a hidden
+layer's output, for all examples of the batch together; the gradient with respect to the weights is
+measured beside it. In the theory of infinitely wide networks, batch norm and ReLU multiply the norm
+by
 
     √((B - 2 + J + J') / ((B - 3) (1 - J))),   J = √(1 - c²) / π + c J',   J' = 1 - arccos(c) / π
 
-per layer, c = -1/(B - 1): by √(π/(π - 1)) = 1.2112 for a large batch size B, and by more for a
-small one (Yang et al., ICLR 2019, 1902.08129). With layer norm it does not grow.
+per layer, where c = -1/(B - 1): by √(π/(π - 1)) = 1.2112 for a large batch size B, and by more for
+a small one (Yang et al., ICLR 2019, 1902.08129). With layer norm it does not grow.
 
 About a minute on two cores. For example
 

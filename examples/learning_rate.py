@@ -1,9 +1,9 @@
 """Is training less sensitive to the learning rate with batch norm?
 
 The tutorial's experiment 2. Networks without norm, with batch norm and with layer norm learn at
-learning rates half a decade apart, from 0.001 to 10; how many of them end well? The mechanism that
-is looked at along with it: BN(aWx) = BN(Wx), so the gradient shrinks as the weights grow, and a
-step that was too large makes the next ones smaller (Hoffer et al. 2018; van Laarhoven 2017).
+learning rates half a decade apart, from 0.001 to 10. How many of them end well? The mechanism is
+measured too: BN(aWx) = BN(Wx), so the gradient shrinks as the weights grow, and a step that was too
+large makes the next ones smaller (Hoffer et al. 2018; van Laarhoven 2017).
 
 About a minute on two cores. For example
 

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, as many at a time as there are cores, with progress on stderr."""
+"""Runs in processes of their own, one per core at a time, with progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def run_all(
 ) -> None:
     """Run what is not finished yet and put it into the store.
 
-    line: the line of the bar that counts runs; below it each process has a line for its own run.
+    The bar that counts runs is on `line`; each process has a line below it for its own run.
     """
     todo = store.todo()
     if not todo:
         return
-    # Spawned processes load NumPy after this: one thread each, since the runs are parallel.
+    # Spawned processes load NumPy after this. The runs are parallel, so each gets one thread.
     os.environ.update(dict.fromkeys(THREADS, "1"))
     context = multiprocessing.get_context("spawn")
     lock = context.RLock()
@@ -58,7 +58,7 @@ def run_all(
                     told = " ".join(f"{k}={v}" for k, v in config.items())
                     bar.write(f"diverged at step {measured['diverged_at']}: {told}", sys.stderr)
                 bar.update()
-        except BaseException:  # also Ctrl-C: what is under way is not waited for
+        except BaseException:  # also Ctrl-C: do not wait for the running processes
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 child.terminate()
@@ -66,7 +66,7 @@ def run_all(
 
 
 def _begin(lock: Any, lines: Any) -> None:
-    """At the beginning of each process."""
+    """Prepare a new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     tqdm.set_lock(lock)
     training.bar_position = lines.get()

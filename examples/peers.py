@@ -1,4 +1,4 @@
-"""The fused ops in PyTorch and in JAX: further columns for the comparison of gradients."""
+"""The fused ops in PyTorch and JAX: further columns for the comparison of gradients."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tinybn.check import Rival
 
 
 def installed() -> list[str]:
-    """Which of them are there."""
+    """The peers that are installed."""
     return [name for name in PEERS if importlib.util.find_spec(name)]
 
 
 def torch_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
-    """PyTorch's own op, and its derivatives by torch.autograd."""
+    """PyTorch's own op and its derivatives by torch.autograd."""
     import torch
     import torch.nn.functional as f
 
@@ -72,7 +72,7 @@ def torch_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
 
 
 def jax_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
-    """The formula in jax.numpy, and its derivatives by jax.grad."""
+    """The formula in jax.numpy and its derivatives by jax.grad."""
     import jax
 
     jax.config.update("jax_enable_x64", True)

@@ -1,10 +1,11 @@
 """Should batch norm stand before the activation or after it?
 
-The tutorial's order, and that of the paper, is Linear, batch norm, activation; others measured the
-opposite. Three networks learn without norm, with batch norm before and with it after each
-activation, each at the best of five learning rates, chosen on the validation data. Every Linear has
-a bias here: before batch norm it is dead, since the mean takes it away again, so its gradient is 0.
-How large is it, and how large is Σ W·∂L/∂W of a unit, which is 0, too, as BN(aWx) = BN(Wx)?
+The order in the tutorial, and in the paper, is Linear, batch norm, activation; others measured the
+opposite. Three networks learn without norm, with batch norm before each activation, and with batch
+norm after it, each at the best of five learning rates, chosen on the validation data. Every Linear
+has a bias here. Before batch norm the bias is dead: the mean removes it, so its gradient is 0. How
+large is that gradient in practice, and how large is Σ W·∂L/∂W of a unit, which is also 0 because
+BN(aWx) = BN(Wx)?
 
 About a minute on two cores. For example
 
@@ -55,7 +56,7 @@ def configurations(size: str) -> list[Record]:
 
 
 def run(config: Record) -> Record:
-    """Train up to the end, for the accuracy there, and look at the gradients at first."""
+    """Measure the gradients at the start, then train to the end."""
     place, net = config["place"], NETS[config["net"]]
     rest = {key: value for key, value in config.items() if key not in ("net", "place")}
     norm = "none" if place == "none" else "batch"
@@ -81,8 +82,10 @@ def build(config: Config, data: tb.data.Dataset, place: str) -> tb.nn.Sequential
 
 
 def gradients(model: tb.nn.Sequential, data: tb.data.Dataset, config: Config) -> Record:
-    """Of the hidden layers on one batch: the largest gradient of a bias, in that of its layer's
-    weights, and the largest cosine between a unit's weights and their gradient; in float64.
+    """Two numbers of the hidden layers on one batch, in float64.
+
+    The largest gradient of a bias over that of its layer's weights, and the largest cosine between
+    a unit's weights and their gradient.
     """
     state = model.state_dict()
     model.to(np.float64)
@@ -102,7 +105,7 @@ def gradients(model: tb.nn.Sequential, data: tb.data.Dataset, config: Config) ->
 
 
 def fastest(runs: list[Record]) -> tuple[float, float]:
-    """What a learning rate is chosen by: steps on validation data; if never, the accuracy there."""
+    """The key for choosing a learning rate: steps on validation data, then accuracy there."""
     steps = spread(values(runs, "validation_steps_to_target")).median
     return steps, -spread(values(runs, "validation_accuracy")).median
 

@@ -1,11 +1,11 @@
 """Is batch norm a mild regulariser?
 
-The tutorial's benefit 4: the noise of the batch's statistics keeps a network from learning its
-examples by heart. An MLP of 2 × 64 units learns from 150 digits (1000 images of Fashion-MNIST) and
-is tested on all that it doesn't learn from. The batch of SGD is 48 in all arms; what varies is the
-group that the statistics are those of, from 4 to 48 (ghost batch norm: Hoffer et al. 2017): the
-smaller, the noisier, so if the noise helps (Luo et al. 2018), smaller groups are better. Without
-norm and with layer norm there is no such noise. Learning rates are chosen on the validation data.
+The tutorial's benefit 4: noise in the batch's statistics keeps a network from memorising its
+examples. An MLP of 2 × 64 units learns from 150 digits (1000 images of Fashion-MNIST) and is tested
+on all the others. SGD uses batches of 48 in every arm. The arms differ in how many examples share
+their statistics, from 4 to 48 (ghost batch norm: Hoffer et al. 2017). The smaller the group, the
+noisier its statistics, so if noise helps (Luo et al. 2018), smaller groups are better. There is no
+such noise without norm or with layer norm. Learning rates are chosen on the validation data.
 
 About a minute on two cores. For example
 
@@ -36,10 +36,10 @@ WHOLE = "batch, group 48"
 
 
 class GhostNorm(tb.nn.Module):
-    """Batch norm of each of the groups that a batch consists of, by its own statistics.
+    """Batch norm of each group of a batch by its own statistics.
 
-    x (groups · group, C) is seen as (group, groups · C): each group's channels are channels of
-    their own for a batch norm, whose running statistics are averaged over the groups afterwards.
+    x of shape (groups · group, C) becomes (group, groups · C), so that each group has its own
+    channels in one batch norm. The running statistics are then averaged over the groups.
     """
 
     def __init__(self, width: int, group: int) -> None:
@@ -61,7 +61,7 @@ class GhostNorm(tb.nn.Module):
 
 
 def configurations(size: str) -> list[Record]:
-    """Every norm at every learning rate; quick: the extremes of the groups, and one rate."""
+    """Every norm at every learning rate; quick: the smallest and largest group, and one rate."""
     steps = {"quick": 200, "default": 600, "full": 2000}[size]
     groups = (GROUPS[0], GROUPS[1], GROUPS[-1]) if size == "quick" else GROUPS
     rates = RATES[1:2] if size == "quick" else RATES
@@ -70,7 +70,7 @@ def configurations(size: str) -> list[Record]:
 
 
 def run(config: Record) -> Record:
-    """Train on few examples; accuracy on these, on the validation data and on all others."""
+    """Train on few examples; measure accuracy on them, on the validation data and on all others."""
     norm, _, group = config["arm"].partition(", group ")
     rest = {key: value for key, value in config.items() if key != "arm"}
     options = Config(
@@ -97,7 +97,7 @@ def run(config: Record) -> Record:
 
 
 def few(data: tb.data.Dataset) -> tb.data.Dataset:
-    """The first examples to learn from; those left of digits are for testing."""
+    """The first examples for training; the remaining digits are for testing."""
     n = EXAMPLES[data.name]
     train = tb.data.Part(data.train.x[:n], data.train.y[:n])
     if data.name != "digits":
@@ -109,14 +109,14 @@ def few(data: tb.data.Dataset) -> tb.data.Dataset:
 
 
 def best(runs: list[Record], arm: str) -> list[Record]:
-    """The runs at the learning rate that is best on the validation data, in seeds' order."""
+    """The runs at the learning rate that is best on the validation data, in the order of seeds."""
     arms = where(runs, arm=arm)
     lr = choose(arms, lambda rs: -float(np.mean(values(rs, "validation_accuracy"))))
     return sorted(where(arms, lr=lr), key=lambda r: r["seed"])
 
 
 def lead(runs: list[Record], arm: str, other: str) -> Spread:
-    """By how much `arm` is better on the test data: mean of the differences per seed, 95 % CI."""
+    """How much better `arm` is on the test data: mean difference over seeds, with its 95 % CI."""
     pairs = zip(best(runs, arm), best(runs, other), strict=True)
     return interval([a["test_accuracy"] - b["test_accuracy"] for a, b in pairs])
 
@@ -174,7 +174,7 @@ def _points(lead: Spread) -> str:
 
 
 def draw(runs: list[Record]) -> Any:
-    """Means with confidence intervals: test accuracy, and what it is ahead of the whole batch."""
+    """Means with confidence intervals: test accuracy, and its lead over the whole batch."""
     figure, ((left, right),) = panels(1, 2, height=3.8)
     arms = list(dict.fromkeys(r["arm"] for r in runs))
     sizes = {arm: int(arm.split()[-1]) for arm in arms if arm not in OTHERS}

@@ -1,8 +1,8 @@
-"""What experiments make of their runs: medians and ranges, choices, tables, and files.
+"""From the runs of an experiment to medians and ranges, choices, tables, and files.
 
-A run is a dictionary: its configuration, and what was measured. None stands for what never
-happened (a target that was not reached) or is not finite (the loss of a diverged run); as a number
-it is infinite, so a median is infinite when most runs never got there.
+A run is a dictionary of its configuration and its measures. None means that something never
+happened (a target that was not reached) or is not finite (the loss of a diverged run). As a number
+it counts as infinite, so a median is infinite when most runs never got there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ class Spread(NamedTuple):
 
 
 def where(runs: Iterable[Record], **conditions: Any) -> list[Record]:
-    """The runs whose configuration has these values."""
+    """The runs whose configurations have these values."""
     return [r for r in runs if all(r.get(key) == value for key, value in conditions.items())]
 
 
@@ -47,7 +48,7 @@ def values(runs: Iterable[Record], measure: str) -> list[float]:
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Median and range, without what is not a number (never divided by never)."""
+    """Median and range, without NaN (never divided by never)."""
     known = [v for v in numbers if not math.isnan(v)] or [math.nan]
     return Spread(statistics.median(known), min(known), max(known))
 
@@ -69,7 +70,7 @@ def interval(numbers: Sequence[float]) -> Spread:
 
 
 def ratios(runs: Iterable[Record], others: Iterable[Record], measure: str) -> list[float]:
-    """Of runs with equal seeds, the measure of the first divided by that of the other."""
+    """The measure of each run divided by that of the other run with the same seed."""
     first, second = ({r["seed"]: v for r, v in zip(rs, values(rs, measure), strict=True)}
                      for rs in (list(runs), list(others)))  # fmt: skip
     return [_ratio(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
@@ -88,14 +89,14 @@ def choose(
 ) -> Any:
     """The value of `key` (a learning rate) whose runs give the smallest `by`.
 
-    `by` must look at validation data alone: test data are for the report.
+    `by` must use validation data alone; test data are for the report.
     """
     groups = group(runs, (key,))
     return min(groups.items(), key=lambda item: by(item[1]))[0][0]
 
 
 def group(runs: Iterable[Record], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
-    """The runs by the values of these keys, in the order of their first appearance."""
+    """The runs grouped by the values of these keys, in the order of first appearance."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for r in runs:
         groups.setdefault(tuple(r.get(key) for key in keys), []).append(r)
@@ -137,10 +138,16 @@ def _cell(value: Any) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first row being the head, as aligned plain text."""
+    """Rows of cells as aligned plain text; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def replace_unprintable() -> None:
+    """Let stdout replace characters that its encoding lacks, such as ∞, instead of raising."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def tidy(runs: Sequence[Record]) -> str:
@@ -156,7 +163,7 @@ def tidy(runs: Sequence[Record]) -> str:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: an older one stays until the new one is whole."""
+    """Write a file atomically: an older one stays until the new one is complete."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -169,7 +176,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def dumps(content: Any, **options: Any) -> str:
-    """JSON, in which null is what is not finite."""
+    """JSON, with null for numbers that are not finite."""
     return json.dumps(_finite(content), allow_nan=False, ensure_ascii=False, **options)
 
 

@@ -1,5 +1,6 @@
-"""The folder of an experiment: finished runs, one line each, so that an interrupted experiment goes
-on where it stopped, without a lost or a doubled run.
+"""The folder of an experiment: its finished runs, one a line.
+
+An interrupted experiment continues where it stopped, and neither loses nor repeats a run.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ class StoreError(Exception):
 
 
 def key_of(config: Record) -> str:
-    """A text that tells configurations apart."""
+    """A text that identifies a configuration."""
     return dumps(config, sort_keys=True)
 
 
 class Store:
-    """Finished runs in `folder`/runs.jsonl: a first line says whose they are, then one per run.
+    """Finished runs in `folder`/runs.jsonl: a first line with their identity, then one per run.
 
-    A line is appended when its run is finished. The last line may be cut off where the power went:
-    that run is done again. identity: what must be the same for runs to belong together.
+    A run's line is appended when the run is finished. If the last line is cut off, its run is
+    repeated. Runs belong together only if their `identity` is the same.
     """
 
     def __init__(self, folder: Path, identity: Record, plan: Sequence[Record]) -> None:
@@ -35,11 +36,11 @@ class Store:
         head = dumps(identity)
         if not self.path.exists():
             if folder.is_dir() and any(folder.iterdir()):
-                raise StoreError(f"{folder} has files of something else: give another --out")
+                raise StoreError(f"{folder} has other files: give another --out")
             folder.mkdir(parents=True, exist_ok=True)
             write(self.path, head + "\n")
             return
-        content = self.path.read_text()
+        content = self.path.read_text(encoding="utf-8")
         lines = content.splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         self._compare(whole[0] if whole else "", identity)
@@ -62,7 +63,7 @@ class Store:
                 if found.get(key) != value
             ]
         except (ValueError, AttributeError):
-            differences = ["no first line that says whose it is"]
+            differences = ["its first line does not say what it is"]
         if differences:
             raise StoreError(
                 f"{self.path.parent} belongs to another configuration: {', '.join(differences)}; "
@@ -70,18 +71,18 @@ class Store:
             )
 
     def todo(self) -> list[Record]:
-        """The configurations that have no finished run."""
+        """The configurations without a finished run."""
         return [config for config in self.plan if key_of(config) not in self.finished]
 
     def add(self, config: Record, measured: Record) -> None:
-        """Note a finished run, on the disk and here."""
-        with self.path.open("a") as file:
+        """Add a finished run, on disk and in memory."""
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(dumps({"config": config, "measured": measured}) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.finished[key_of(config)] = json.loads(dumps(measured))
 
     def runs(self) -> list[Record]:
-        """Configuration and measures of each finished run, in the order of the plan."""
+        """Configuration and measures of each finished run, in the planned order."""
         done = ((config, self.finished.get(key_of(config))) for config in self.plan)
         return [config | measured for config, measured in done if measured is not None]

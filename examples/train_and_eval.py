@@ -1,11 +1,13 @@
 """Does a network with batch norm do in evaluation what it did in training?
 
-The tutorial doesn't ask, and everybody trips: in training a batch is normalized by its own
-statistics, in evaluation by others. An MLP of 3 × 64 units learns with batches of 4 to 64 and a
-momentum of the running statistics of 0.01 to 0.5. At several steps its test accuracy is measured
-with the running statistics, with statistics recomputed from all training data ("precise": Wu &
-Johnson 2021), and with the batch's own ones, as in training: of shuffled batches, and of batches
-that are sorted by label, since then an answer depends on what else is in the batch.
+The tutorial does not ask, and everybody trips over it: training normalizes a batch by its own
+statistics, and evaluation by others. An MLP of 3 × 64 units learns with batches of 4 to 64 and
+running statistics of momentum 0.01 to 0.5. Its test accuracy is measured at several steps with
+
+* the running statistics;
+* statistics recomputed from all training data ("precise": Wu & Johnson 2021);
+* each batch's own statistics, as in training, for shuffled batches and for batches sorted by label,
+  because then an answer depends on what else is in the batch.
 
 Half a minute on two cores. For example
 
@@ -45,7 +47,7 @@ SAME = 0.02
 
 
 def configurations(size: str) -> list[Record]:
-    """Every batch size with every momentum; a quick look takes fewer."""
+    """Every batch size with every momentum; fewer for a quick look."""
     batches = BATCHES[::2] if size == "quick" else BATCHES
     momenta = MOMENTA[:2] if size == "quick" else MOMENTA
     steps = {"quick": 200, "default": 1000, "full": 2000}[size]
@@ -53,7 +55,7 @@ def configurations(size: str) -> list[Record]:
 
 
 def run(config: Record) -> Record:
-    """Train; at each look, the test accuracy in every way."""
+    """Train, and measure the test accuracy in every way at each look."""
     rest = {key: value for key, value in config.items() if key != "momentum"}
     options = Config(**rest, lr=0.05, momentum=0.0, every=10)
     data = dataset(options.data, options.seed, options.data_dir)
@@ -84,7 +86,7 @@ def evaluate(model: tb.nn.Module, data: tb.data.Dataset, config: Config) -> dict
     found = {"running": accuracy(model, test, config.backend)}
     with kept(model), tb.no_grad():
         for norm in norms(model):
-            norm.momentum = 1.0  # what was there before doesn't count
+            norm.momentum = 1.0  # forget the old statistics
         model(tb.tensor(data.train.x, backend=config.backend))
         found["precise"] = accuracy(model, test, config.backend)
     with kept(model), tb.no_grad():
@@ -104,7 +106,7 @@ def evaluate(model: tb.nn.Module, data: tb.data.Dataset, config: Config) -> dict
 
 @contextmanager
 def kept(model: tb.nn.Module) -> Iterator[None]:
-    """Afterwards the running statistics, and their momentum, are what they were."""
+    """Restore the running statistics and their momentum afterwards."""
     state, momenta = model.state_dict(), [norm.momentum for norm in norms(model)]
     yield
     model.load_state_dict(state)
@@ -177,7 +179,7 @@ def judge(runs: list[Record]) -> list[Verdict]:
 
 
 def behind(run: Record, look: int) -> float:
-    """By how much recomputed statistics are better than running ones."""
+    """How much better recomputed statistics are than running ones."""
     return run["curves"]["precise"][look] - run["curves"]["running"][look]
 
 

@@ -5,7 +5,7 @@ Takes about 2 seconds. For example
     python examples/train_mlp.py --norm batch
     python examples/train_mlp.py --data wine --norm layer --hidden 32 32 --lr 0.01 --epochs 40
 
-writes model.npz, result.json and curves.png to the folder --out, and prints a table.
+prints a table and writes model.npz, result.json and curves.png to the folder --out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from figures import band, panels, percent, save
-from results import dumps, table, write
+from results import dumps, replace_unprintable, table, write
 from training import OPTIMIZERS, Config, Run, train
 
 import tinybn as tb
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add, default = parser.add_argument, Config()
     add("--norm", default=default.norm, choices=["none", *tb.nn.NORMS])
     add("--data", default=default.data, choices=tb.data.NAMES)
-    add("--data-dir", metavar="FOLDER", help="where the files of fashion are")
+    add("--data-dir", metavar="FOLDER", help="the folder with the files of fashion")
     add("--hidden", default=default.hidden, type=int, nargs="*", metavar="WIDTH")
     add("--activation", default=default.activation, choices=["relu", "tanh", "sigmoid"])
     add("--init", default=default.init, choices=["default", "he", "xavier"])
@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: train, print a table, write the files."""
+    replace_unprintable()
     options = vars(parse(arguments))
     out, no_plot = options.pop("out"), options.pop("no_plot")
     try:

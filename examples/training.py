@@ -1,4 +1,4 @@
-"""Training, for every example: paired seeds, one loop, and what came of it."""
+"""Training for every example: paired seeds, one loop, and the curves of a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import tinybn as tb
 OPTIMIZERS = {"sgd": tb.optim.SGD, "adam": tb.optim.Adam, "adamw": tb.optim.AdamW}
 STREAMS = ("weights", "order", "noise")
 TARGETS = {"digits": 0.95, "fashion": 0.85}
-"""Test accuracies worth waiting for: an MLP gets there with care, and not by itself."""
+"""Test accuracies that an MLP reaches only when it is trained with care."""
 SEEN = 2000
-"""At most so many validation and so many test examples are looked at, those of Fashion-MNIST."""
+"""The largest number of validation examples, and of test examples (only Fashion-MNIST has more)."""
 
 bar_position: int | None = None
-"""The line of the progress bar, counted from the first; None: the next free one."""
+"""The line of the progress bar, counted from the first, or None for the next free one."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Config:
     optimizer: str = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
-    """Of SGD."""
+    """Used by SGD only."""
     batch_size: int = 64
     epochs: int = 20
     steps: int | None = None
-    """So many steps instead of `epochs`."""
+    """The number of steps, instead of `epochs`."""
     seed: int = 0
     backend: str = "numpy"
     every: int = 5
-    """Steps from one look at the validation and test data to the next."""
+    """Steps between two looks at the validation and test data."""
     compile: bool = True
     """Record the training step and run it as a compiled program; otherwise op by op."""
     early: int = 0
-    """Look at every second step up to this one: with batch norm, 20 steps can be all it takes."""
+    """Look at every second step up to this one: with batch norm, 20 steps can be enough."""
 
     def looks(self, epoch: int) -> list[int]:
-        """The steps at which to look, `epoch` steps being one epoch. The last one is the end."""
+        """The steps at which to look, the last step included; an epoch has `epoch` steps."""
         steps = self.epochs * epoch if self.steps is None else self.steps
         early = range(2, min(self.early, steps) + 1, 2)
         return sorted({*early, *range(self.every, steps + 1, self.every), steps})
@@ -64,33 +64,33 @@ class Config:
 
 @dataclass
 class Run:
-    """What came of it. The lists have one entry per look."""
+    """The curves of a run; the lists have one entry per look."""
 
     config: Config
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    """Of training alone, since the start; the step that is recorded is not counted."""
+    """Seconds of training so far, without looks and without the step that is recorded."""
     loss: list[float] = field(default_factory=list)
-    """Of the mini-batch of that step."""
+    """Loss of the mini-batch of that step."""
     accuracy: list[float] = field(default_factory=list)
-    """On the validation data."""
+    """Accuracy on the validation data."""
     test: list[float] = field(default_factory=list)
-    """Accuracy on the test data: to report, never to choose by."""
+    """Accuracy on the test data, to report and never to choose by."""
     diverged_at: int | None = None
-    """The first look at which the loss was no finite number; training ended there."""
+    """The first step with a look at which the loss was not finite; training ended there."""
 
     @property
     def test_accuracy(self) -> float:
-        """Of the trained model."""
+        """Test accuracy of the trained model."""
         return self.test[-1]
 
     def reached(self, target: float, part: str = "accuracy") -> int | None:
-        """The first look at which that accuracy was at least `target`."""
+        """The index of the first look at which that accuracy was at least `target`."""
         return next((i for i, a in enumerate(getattr(self, part)) if a >= target), None)
 
     def measures(self, target: float) -> dict[str, Any]:
-        """What experiments report: steps and seconds of training until the test accuracy was at
-        least `target` (and steps until the validation accuracy was), and how it ended.
+        """What experiments report: steps and seconds until the test accuracy reached `target`,
+        steps until the validation accuracy did, and how the run ended.
         """
         i, chosen = self.reached(target, "test"), self.reached(target)
         return {
@@ -106,15 +106,17 @@ class Run:
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """The random numbers of one purpose. As each has its own, arms that differ in, say, the norm
-    get the same weights, and the same batches in the same order.
+    """The random numbers for one purpose.
+
+    Each purpose has its own, so arms that differ in the norm, for example, get the same weights and
+    the same batches in the same order.
     """
     return np.random.default_rng([seed, STREAMS.index(purpose)])
 
 
 @functools.lru_cache(maxsize=2)
 def dataset(name: str, seed: int, folder: str | None = None) -> tb.data.Dataset:
-    """The data set, split by the seed; kept, because the next run of this process wants it too."""
+    """The data set, split by the seed, and cached for the next run of this process."""
     data = tb.data.load(name, seed=seed, folder=None if folder is None else Path(folder))
     validation, test = (
         tb.data.Part(part.x[:SEEN], part.y[:SEEN]) for part in (data.validation, data.test)
@@ -123,12 +125,12 @@ def dataset(name: str, seed: int, folder: str | None = None) -> tb.data.Dataset:
 
 
 def accuracy(model: tb.nn.Module, part: tb.data.Part, backend: str) -> float:
-    """The fraction of `part` that the model, in evaluation mode, labels rightly."""
+    """The fraction of `part` that the model labels correctly in evaluation mode."""
     return float(right(model, tb.tensor(part.x, backend=backend), part.y).mean())
 
 
 def right(model: tb.nn.Module, x: tb.Tensor, y: np.ndarray) -> np.ndarray:
-    """For each of the examples, whether the model, in evaluation mode, labels it rightly."""
+    """For each example, whether the model labels it correctly in evaluation mode."""
     model.eval()
     with tb.no_grad():
         scores = model(x).numpy()
@@ -167,10 +169,11 @@ def fit(
     stop: float = math.inf,
     look: Callable[[int], None] | None = None,
 ) -> Run:
-    """Train any model (of x, giving logits) with the optimizer, batches and steps of `config`.
+    """Train any model from x to logits with the optimizer, batches and steps of `config`.
 
-    stop: end as soon as validation and test accuracy have both been at least this.
-    look: called at each look with the number of the step; it must leave the model as it was.
+    Args:
+        stop: end as soon as validation and test accuracy have both been at least this.
+        look: called at each look with the number of the step; it must not change the model.
     """
     xs = [part.x for part in (data.train, data.validation, data.test)]
     x, seen = (tb.tensor(a, backend=config.backend) for a in (xs[0], np.concatenate(xs[1:])))
@@ -209,7 +212,7 @@ def fit(
         leave=False,
     )
     ever = chain.from_iterable(repeat(batches))
-    with bar, np.errstate(all="ignore"):  # a diverged run is told by its loss
+    with bar, np.errstate(all="ignore"):  # the loss shows that a run diverged
         for number, (xb, yb) in zip(range(1, last + 1), ever, strict=False):
             recordings = getattr(train_on, "recordings", 0)
             start = time.perf_counter()

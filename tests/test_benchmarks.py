@@ -84,7 +84,8 @@ def test_another_width_is_another_network():
 
 def test_memory_counts_an_array():
     nbytes = 64 * 2**20
-    for instrument in (memory.traced, memory.resident):
+    instruments = [memory.traced, *([memory.resident] if sys.platform == "linux" else [])]
+    for instrument in instruments:
         assert 0.98 * nbytes < instrument(lambda: np.ones(nbytes, np.int8)) < 1.1 * nbytes
 
 

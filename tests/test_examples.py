@@ -1,8 +1,10 @@
 """The examples, run as a person runs them."""
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import demo
@@ -16,6 +18,20 @@ from tinybn import checkpoint
 
 pytestmark = pytest.mark.host("examples run on NumPy unless told otherwise (see on_cupy)")
 EXAMPLES = Path(train_mlp.__file__).parent
+ROOT = EXAMPLES.parent
+
+
+def command(*arguments, cwd=ROOT, encoding="utf-8", **variables):
+    """Run Python on these arguments, with these environment variables."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, **variables}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        encoding=encoding,
+        check=False,
+        cwd=cwd,
+        env=environment,
+    )
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "group", "rms"])
@@ -71,7 +87,7 @@ def test_a_diverged_run_says_at_which_step(tmp_path, capsys):
         (["--batch-size", "5000"], "give no batch of 5000"),
         (["--hidden", "0"], "at least 1, got 0"),
         (["--norm", "group", "--hidden", "6"], "4 groups do not divide 6"),
-        (["--out", "/dev/null/x"], "/dev/null"),
+        (["--out", str(Path(__file__, "x"))], "test_examples.py"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_status_2(tmp_path, capsys, arguments, message):
@@ -83,8 +99,8 @@ def test_bad_options_are_one_line_and_exit_status_2(tmp_path, capsys, arguments,
 
 
 def test_the_demo_prints_both_norms_side_by_side(tmp_path):
-    command = [sys.executable, EXAMPLES / "demo.py", "--seeds", "1", "--out", tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = command(EXAMPLES / "demo.py", "--seeds", "1", "--out", tmp_path)
+    assert result.returncode == 0
     assert result.stderr == ""  # no progress bar where there is no terminal, and no warning
     for word in ("none", "batch", "steps to 95%", "seconds", "test accuracy", "gradient"):
         assert word in result.stdout
@@ -96,3 +112,62 @@ def test_the_demo_compares_gradients_to_the_last_digits():
         assert float(double) < 1e-14
         assert float(single) < 1e-6
         assert float(fused) < 1e-6
+
+
+def test_the_code_in_the_readme_runs(capsys):
+    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    code = [block.partition("```")[0] for block in blocks]
+    (first,) = (text for text in code if text.startswith("import tinybn"))
+    (step,) = (text for text in code if "@tb.compile" in text)
+    names = {}
+    exec(first, names)
+    assert "0.0510" in capsys.readouterr().out
+    exec(step, names)
+    x, labels = np.ones((8, 64), np.float32), np.arange(8)
+    losses = [names["step"](x, labels).item() for _ in range(3)]
+    assert losses[2] < losses[0]
+
+
+def test_the_commands_run_from_a_wheel_in_an_empty_folder(tmp_path):
+    built = command("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("tinybn-*.whl")
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    zipfile.ZipFile(wheel).extractall(installed)
+
+    def run(*arguments):
+        return command("-m", "tinybn", *arguments, cwd=empty, PYTHONPATH=str(installed))
+
+    for name in ("demo", "train", "compare", "prove"):
+        result = run(name, "--help")
+        assert (result.returncode, result.stderr) == (0, "")
+    result = run("demo", "--seeds", "1", "--epochs", "1")
+    assert "gradient of" in result.stdout
+    assert (empty / "runs/demo/with_and_without.png").exists()
+
+
+def test_a_command_says_which_extra_it_needs():
+    code = (
+        "import sys; sys.modules['tqdm'] = None; from tinybn.__main__ import main; main(['demo'])"
+    )
+    result = command("-c", code)
+    assert result.returncode == 1
+    assert "tqdm" in result.stderr
+    assert result.stderr.endswith("run `pip install 'tinybn[examples]'`\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-m tinybn --help",
+        "-m benchmarks --quick --rounds 1 --threads 1 --rivals --only overhead --out",
+        "examples/demo.py --seeds 1 --epochs 1 --out",
+        "examples/cookie_factory.py --no-plot --out",
+    ],
+)
+def test_any_terminal_can_show_what_is_printed(tmp_path, line):
+    folder = [tmp_path / "out"] if line.endswith("--out") else []
+    result = command(*line.split(), *folder, encoding="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "?" in result.stdout

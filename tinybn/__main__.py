@@ -1,14 +1,25 @@
-"""`python -m tinybn`: which backends can be used here, why the others can't, and the versions.
+"""The commands `python -m tinybn …`: a report, a program, and examples that come with the package.
 
-`python -m tinybn program`: the backward pass of batch norm, as the program that autodiff wrote.
+    report      which backends work here, why the others do not, and the versions (the default)
+    program     the backward pass of batch norm, as the program that autodiff wrote
+    demo        an MLP learns handwritten digits, with batch norm and without
+    train       the same with any norm, data and optimizer
+    compare     every fused op against its composition, number by number
+    prove       the same with symbols in place of numbers
+
+The last four need `pip install 'tinybn[examples]'`, take options (`python -m tinybn demo --help`),
+and write to the folder runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import platform
+import runpy
 import sys
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +27,13 @@ import numpy as np
 import tinybn
 from tinybn import backend, diagnosis
 from tinybn.program import relaxed, without_dead
+
+EXAMPLES = {
+    "demo": "demo",
+    "train": "train_mlp",
+    "compare": "compare_gradients",
+    "prove": "prove",
+}
 
 
 def report() -> str:
@@ -51,8 +69,9 @@ def _cupy() -> str:
 
 
 def batch_norm_programs() -> str:
-    """Forward and backward pass of batch norm, composed of primitives beside its closed form: as
-    they were written down, and after the passes that move what is constant out of the sums.
+    """Batch norm, forward and backward: composed of primitive ops beside its closed form.
+
+    Both as recorded, and after the passes, which move constants out of the sums.
     """
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 32, 4))
@@ -78,12 +97,38 @@ def batch_norm_programs() -> str:
     return "\n\n".join(parts)
 
 
+def run_example(name: str, arguments: list[str]) -> None:
+    """Run a script of examples/, which a wheel has inside the package and a checkout beside it."""
+    package = Path(tinybn.__file__).parent
+    folder = next(f for f in (package / "examples", package.parent / "examples") if f.is_dir())
+    sys.argv[1:] = arguments
+    sys.path.insert(0, str(folder))
+    try:
+        runpy.run_path(str(folder / f"{EXAMPLES[name]}.py"), run_name="__main__")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{name}: {error}: run `pip install 'tinybn[examples]'`") from error
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tinybn", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["report", "program"], default="report")
-    show = {"report": report, "program": batch_norm_programs}
-    sys.stdout.write(show[parser.parse_args(arguments).what]() + "\n")
+    """Print or run what was asked for."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack σ and –
+    parser = argparse.ArgumentParser(
+        prog="python -m tinybn",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = ["report", "program", *EXAMPLES]
+    parser.add_argument("command", nargs="?", choices=commands, default="report")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    if asked.command in EXAMPLES:
+        run_example(asked.command, asked.options)
+    elif asked.options:
+        parser.error(f"{asked.command} takes no options, got {' '.join(asked.options)}")
+    else:
+        show = {"report": report, "program": batch_norm_programs}
+        sys.stdout.write(show[asked.command]() + "\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     make nvrtc
 
-CuPy writes the source of a kernel when it is launched. Here its own functions write the same for
-float16, float32 and float64 without a launch. They are private, so the version is pinned.
+CuPy writes the source of a kernel when it launches the kernel. This script calls the same functions
+for float16, float32 and float64 without a launch. They are private, so pyproject.toml pins CuPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tinybn.on_cupy import KERNELS
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 DTYPES = ("float16", "float32", "float64")
-ARRAY, INDEXER, SCALAR = 1, 2, 3  # kinds of arguments, as CuPy counts them
+ARRAY, INDEXER, SCALAR = 1, 2, 3  # kinds of arguments, in CuPy's numbering
 INDEX = "typedef int IndexT;\n"
 REDUCTION_PARAMS = (
     *_kernel._get_param_info("CIndexer _in_ind, CIndexer _out_ind", False),
@@ -32,7 +32,7 @@ REDUCTION_PARAMS = (
 
 
 def source(kernel: Any, dtype: np.dtype, ndim: int, contiguous: bool) -> str:
-    """What CuPy would compile for arrays like that: labels are int64, and A at least float32."""
+    """What CuPy would compile for such arrays: labels are int64, and A is at least float32."""
     special = {"A": np.result_type(dtype, np.float32), "L": np.dtype(np.int64)}
     given = (
         tuple(special.get(p.ctype, dtype) if p.dtype is None else None for p in params)
@@ -61,7 +61,7 @@ def source(kernel: Any, dtype: np.dtype, ndim: int, contiguous: bool) -> str:
 
 
 def compiled(text: str, architecture: int) -> bytes:
-    """Machine code; SyntaxError with the compiler's words."""
+    """Machine code, or a SyntaxError with the compiler's message."""
     options = (
         *core.assemble_cupy_compiler_options(()),
         "-ftz=true",
@@ -80,7 +80,7 @@ def compiled(text: str, architecture: int) -> bytes:
 
 
 def sources() -> Iterator[tuple[str, str]]:
-    """Of every kernel, dtype and layout: a label and the source."""
+    """A label and the source of every kernel, dtype and layout."""
     for name, make in KERNELS.items():
         for dtype in DTYPES:
             for ndim, contiguous in ((1, True), (3, False)):

@@ -1,7 +1,9 @@
-"""Run a script, or a module, with CuPy on the CPU, unless CuPy has a GPU.
+"""Run a script or a module with CuPy on the CPU, unless CuPy has a GPU.
 
-run.py SCRIPT [ARGUMENTS …], or run.py -m MODULE [ARGUMENTS …]. Without either: say whether this
-machine can, or what it lacks.
+    run.py SCRIPT [ARGUMENTS …]
+    run.py -m MODULE [ARGUMENTS …]
+
+Without either, say whether this machine can do it, or what it lacks.
 """
 
 import runpy

@@ -91,7 +91,7 @@ def enabled() -> bool:
 
 
 def enable_unless_gpu() -> None:
-    """enable(), but leave a CuPy alone that has a GPU, or is made for another kind of GPU."""
+    """enable(), unless CuPy has a GPU or is made for another kind of GPU."""
     if _version(_WHEEL) is not None and not _AMD_DRIVER.exists():
         enable()
 
@@ -104,7 +104,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _find_cupy() -> Path:
-    """The folder of the package cupy, of the wheel and version that this is made for."""
+    """The folder of the package cupy, from the one wheel and version that this supports."""
     others = [name for name in _OTHER_WHEELS if _version(name) is not None]
     if others:
         raise UnavailableError(f"{others[0]} is installed, which only runs on a GPU: {_ADVICE}")
@@ -121,11 +121,11 @@ def _find_cupy() -> Path:
 
 
 class Counts(dict[str, int]):
-    """How often each thing happened.
+    """Counts by name.
 
-    launch: kernels, without those of the BLAS library; blas: its calls; fill: memory set to a
-    value; h2d, d2h, d2d: copies from host to device, back, and on the device; sync: the host waits
-    for the device; malloc: CuPy's memory pool asks for more.
+    `launch` counts kernels, except those of the BLAS library; `blas`, calls of that library;
+    `fill`, memory set to a value; `h2d`, `d2h` and `d2d`, copies from host to device, back, and on
+    the device; `sync`, waits of the host for the device; `malloc`, requests of CuPy's memory pool.
     """
 
     launches: dict[str, int]
@@ -148,7 +148,7 @@ def _launches() -> dict[str, int]:
 
 @contextlib.contextmanager
 def count() -> Iterator[Counts]:
-    """What happens in this block; read the result after it."""
+    """Count what happens in this block; read the result after it."""
     counts = Counts()
     before, launches_before = _counters(), _launches()
     try:
@@ -164,7 +164,7 @@ def count() -> Iterator[Counts]:
 
 @contextlib.contextmanager
 def thread_order(order: str) -> Iterator[None]:
-    """In this block the blocks and threads of a kernel take turns "forward" or in "reverse".
+    """Run the blocks and threads of a kernel "forward" or in "reverse" in this block.
 
     A kernel whose result depends on it lacks a barrier or has a race.
     """

@@ -98,12 +98,12 @@ class Build:
 
 
 def build(cupy: Path, gxx: Gxx) -> Build:
-    """The libraries for the CuPy in the folder `cupy`, from the cache if they are there."""
+    """The libraries for the CuPy in the folder `cupy`, from the cache if possible."""
     cache = _cache_folder()
     finished = Build(cache / _key(cupy, gxx))
     if finished.root.exists():
         return finished
-    with open(cache / "lock", "w") as lock, tempfile.TemporaryDirectory(dir=cache) as scratch:
+    with open(cache / "lock", "wb") as lock, tempfile.TemporaryDirectory(dir=cache) as scratch:
         # The lock saves a second process the work; the rename is safe even where locks are not.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -122,7 +122,7 @@ def build(cupy: Path, gxx: Gxx) -> Build:
 
 
 def _cache_folder() -> Path:
-    """The first folder of these in which files can be created."""
+    """The first of these folders in which files can be created."""
     chosen = os.environ.get("CUPY_ON_CPU_CACHE")
     if chosen:
         candidates = [Path(chosen)]
@@ -149,12 +149,12 @@ def _cache_folder() -> Path:
 
 
 def _key(cupy: Path, gxx: Gxx) -> str:
-    """Changes whenever another build is needed."""
+    """A key that changes whenever another build is needed."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.*")):
         if path.suffix in {".py", ".cpp", ".h"}:
             digest.update(f"{path.relative_to(_PACKAGE)}\n".encode() + path.read_bytes())
-    with open("/proc/cpuinfo") as cpuinfo:  # -march=native
+    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:  # -march=native
         flags = next((line for line in cpuinfo if line.startswith("flags")), "")
     digest.update(f"{gxx}\n{flags}\n{cupy}\n".encode())
     return digest.hexdigest()[:16]
@@ -168,10 +168,10 @@ def _build_into(new: Build, cupy: Path, gxx: Gxx) -> None:
     hipcc = new.rocm / "bin" / "hipcc"
     for folder in (hipcc.parent, new.library(RUNTIME).parent, new.generated, new.kernels):
         folder.mkdir()
-    hipcc.write_text(_HIPCC)
+    hipcc.write_text(_HIPCC, encoding="utf-8")
     hipcc.chmod(0o755)
     includes = "".join(f"#include <{header}>\n" for header in (_kernels.PRELUDE, *_CUPY_HEADERS))
-    (new.include / _kernels.CUPY_PRELUDE).write_text(includes)
+    (new.include / _kernels.CUPY_PRELUDE).write_text(includes, encoding="utf-8")
 
     functions = _wheel_functions(cupy)
 
@@ -211,9 +211,9 @@ def _wheel_functions(cupy: Path) -> dict[Library, dict[str, str]]:
 def _build_library(new: Build, library: Library, functions: dict[str, str], gxx: Gxx) -> None:
     """Compiles the library's sources, and a stub for each function that they do not define."""
     stubs = new.generated / f"{library.soname}.cpp"
-    stubs.write_text(_stubs(library, functions))
+    stubs.write_text(_stubs(library, functions), encoding="utf-8")
     script = new.generated / f"{library.soname}.map"
-    script.write_text(_version_script(library, functions))
+    script.write_text(_version_script(library, functions), encoding="utf-8")
     sources = [_PACKAGE / "src" / name for name in library.sources]
     linking = (f"-Wl,-soname,{library.soname}", f"-Wl,--version-script={script}")
     output = ("-o", new.library(library))

@@ -38,7 +38,7 @@ _C_BLOCK = re.compile(r'extern\s*"C"\s*\{')
 
 
 def c_kernels(source: str) -> list[str]:
-    """The names of the kernels with C linkage, which are looked up by their plain names."""
+    """The names of the kernels with C linkage, which the runtime finds by their plain names."""
     text = _COMMENT.sub(" ", source)
     names = _C_KERNEL.findall(text)
     for block in _C_BLOCK.finditer(text):
@@ -47,7 +47,7 @@ def c_kernels(source: str) -> list[str]:
 
 
 def _braced(text: str, start: int) -> str:
-    """What stands between the brace that opens before `start` and the one that closes it."""
+    """The text between the brace that opens before `start` and the one that closes it."""
     depth = 1
     for position in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
@@ -57,7 +57,7 @@ def _braced(text: str, start: int) -> str:
 
 
 def translate(source: str) -> str:
-    """The program for g++: the source, and behind it what the runtime looks its kernels up by."""
+    """The program for g++: the source, then the table in which the runtime finds its kernels."""
     lines = ['#line 1 "kernel.cu"', source]
     for name in c_kernels(source):
         lines += [
@@ -70,7 +70,7 @@ def translate(source: str) -> str:
 
 @dataclass(frozen=True)
 class KernelCompiler:
-    """g++, and the folder in which what it made is kept."""
+    """g++ and the cache folder of its outputs."""
 
     gxx: Gxx
     include: Path  # where the preludes are
@@ -91,7 +91,7 @@ class KernelCompiler:
             return finished, ""
         with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
             source = Path(scratch, "kernel.cpp")
-            source.write_text(program)
+            source.write_text(program, encoding="utf-8")
             result = self.gxx.run(*flags, *LINK_FLAGS, "-o", source.with_suffix(".so"), source)
             if result.returncode != 0:
                 return None, result.stderr
