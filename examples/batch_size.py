@@ -118,7 +118,8 @@ def passed(options: Config) -> float:
     dy = rng.standard_normal(x.shape)
     if options.norm == "none":
         return 1.0
-    op, axis = {"batch": (tb.ops.batch_norm, 0), "layer": (tb.ops.layer_norm, 1)}[options.norm]
+    op: Any = {"batch": tb.ops.batch_norm, "layer": tb.ops.layer_norm}[options.norm]
+    axis = 0 if options.norm == "batch" else 1
     dx = tb.grad(op(x, eps=0.0), x, tb.tensor(dy, backend=options.backend))[0].numpy()
     part = (dx**2).sum(axis) * x.numpy().var(axis) / (dy**2).sum(axis)
     return float(np.sqrt(part.mean()))

@@ -58,7 +58,7 @@ def run(config: Record) -> Record:
         var = tb.ops.mean((x - mean) ** 2, axis=axis, keepdims=True)  # 2
         x_hat = (x - mean) / tb.ops.sqrt(var + eps)  # 3
         y = (gamma * x_hat + beta).numpy()  # 4
-        ops = {"ingredient": tb.ops.batch_norm, "cookie": tb.ops.layer_norm}
+        ops: Any = {"ingredient": tb.ops.batch_norm, "cookie": tb.ops.layer_norm}
         op = ops.get(config["statistics"])
         error = 0.0 if op is None else float(abs(y - op(x, eps=eps).numpy()).max())
     back = {"gradient": gradient()} if config["statistics"] == "ingredient" else {}

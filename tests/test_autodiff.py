@@ -439,7 +439,7 @@ def test_threads_can_go_backward_at_once():
 
 def line_of(text):
     """This file and the number of the line that contains `text`."""
-    with open(__file__) as file:
+    with open(__file__, encoding="utf-8") as file:
         return next(f"{__file__}:{i}" for i, line in enumerate(file, 1) if text in line)
 
 
