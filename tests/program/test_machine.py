@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+from tinybn.program import jit
 from tinybn.program.line import Line, Ref, apply, constant, expression, names_for
 from tinybn.program.machine import Machine
 from tinybn.program.source import Program
@@ -247,8 +248,11 @@ def test_views(shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.parametrize("openblas", [True, False])
 @pytest.mark.parametrize("dtype", [F32, F64, I64], ids=str)
-def test_products(dtype: Any) -> None:
+def test_products(dtype: Any, openblas: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not openblas:
+        monkeypatch.setattr(jit, "product", lambda dtype: 0)
     b = Build()
     x, y, z = b.input((5, 3), dtype), b.input((3, 4), dtype), b.input((5, 4), dtype)
     flat = b.input((12,), dtype)
@@ -294,8 +298,7 @@ def test_labels(dtype: Any) -> None:
     chosen = b.getitem(x, rows, labels, index=(Ref(1), Ref(2)))
     zeros = b.full(shape=(5, 4), value=0.0, dtype=dtype)
     spread = b.add_at(zeros, g, rows, labels, index=(Ref(2), Ref(3)))
-    machine = check(b.program(chosen, spread, b.exp(chosen)))
-    assert "v[" not in machine.source
+    check(b.program(chosen, spread, b.exp(chosen)))
     rng = np.random.default_rng(0)
     check(b.program(chosen, spread), [random(x, rng), np.array([0, -1, 3, -4, 2]), random(g, rng)])
 
@@ -332,7 +335,7 @@ def test_norms(shape: tuple[int, ...], axis: int) -> None:
     per = (1, shape[1])
     machine = check(norm_and_gradient(shape, (axis,), per), rtol=1e-5, homes={2: 2})
     if min(shape) > 1:
-        assert machine.source.count("(t, c, ") < 8
+        assert machine.source.count("# nest_") < 8
 
 
 def test_norm_over_space() -> None:
@@ -498,15 +501,13 @@ def test_repeatable() -> None:
 
 
 def test_other_shapes_compile_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    from tinybn.program import jit
-
     monkeypatch.setenv("TINYBN_CACHE", str(tmp_path))
     jit.load.cache_clear()
     Machine(norm_and_gradient((8, 16), (0,), (1, 16)), {})
-    before = set(tmp_path.glob("*.py"))
+    before = set(tmp_path.glob("*.o"))
     assert before
     Machine(norm_and_gradient((70, 90), (0,), (1, 90)), {})
-    assert set(tmp_path.glob("*.py")) == before
+    assert set(tmp_path.glob("*.o")) == before
 
 
 SCRIPT = """
@@ -530,6 +531,43 @@ def test_two_processes_share_a_cache(tmp_path: Any) -> None:
     for process in [start(TINYBN_CACHE=str(tmp_path)) for _ in range(2)]:
         assert process.communicate()[1] == ""
         assert process.returncode == 0
+
+
+WARM = """
+import sys
+import numpy as np
+import tinybn as tb
+double_exp = tb.compile(lambda x: tb.ops.exp(x) * 2)
+for _ in range(3):
+    double_exp(np.ones((4, 3), np.float32))
+print("numba" in sys.modules)
+"""
+
+
+def test_what_is_on_disk_needs_no_numba(tmp_path: Any) -> None:
+    environment = os.environ | {"TINYBN_CACHE": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", WARM]
+    found = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert found == ["True\n", "False\n"]
+
+
+def test_damaged_files_are_compiled_again(monkeypatch: Any, tmp_path: Any) -> None:
+    monkeypatch.setenv("TINYBN_CACHE", str(tmp_path))
+    b = Build()
+    program = b.program(b.add(b.input((3, 4)), 1))
+    jit.load.cache_clear()
+    check(program)
+    whole = {path: path.read_bytes() for path in tmp_path.glob("*.o")}
+    assert whole
+    for damaged in (b"", b"damaged", bytes(10_000)):
+        for path in whole:
+            path.write_bytes(damaged)
+        jit.load.cache_clear()
+        check(program)
+        assert all(len(path.read_bytes()) > 1_000 for path in whole)
 
 
 def test_without_a_folder_that_may_be_written_to(tmp_path: Any) -> None:

@@ -1,50 +1,37 @@
-"""Loops: which lines they can compute, and where in its inputs a line reads."""
+"""What loops can compute, and which elements of its inputs each element of a line reads.
+
+A *place* says where an element is: the numbers of the loops that run along the axes of its array.
+Axes of length 1 have no loop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from tinybn.program.line import REDUCTIONS, Line, Ref, apply, constant
-
-DTYPES = {np.dtype(name) for name in ("float32", "float64", "int64", "bool")}
-VIEWS = {"reshape", "transpose", "broadcast_to"}
-ANY = VIEWS | {"astype", "where", "arange"}
-NUMBERS = {"add", "subtract", "multiply", "negative", "absolute", "sign", "sum", "sum_wide"}
-FLOATS = {"divide", "sqrt", "exp", "log", "tanh", "power", "maximum", "minimum", "max", "min"}
-BOOLS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
-KINDS = dict.fromkeys(ANY, "fib") | dict.fromkeys(NUMBERS, "fi")
-KINDS |= dict.fromkeys(FLOATS, "f") | dict.fromkeys(BOOLS, "b")
-"""What loops know: operations, and the kinds of dtype of their results."""
+from tinybn.program.line import REDUCTIONS, Line
 
 Place = tuple[int, ...]
-"""Which loop runs along each axis of an array that is longer than 1 (or empty)."""
 
+DTYPES = {np.dtype(name) for name in ("float32", "float64", "int64", "bool")}
+FREE = {"reshape", "transpose", "broadcast_to", "astype", "arange"}
+EXPENSIVE = {"divide", "sqrt", "exp", "tanh", "log", "power"}
+"""Operations whose results are stored rather than computed again in another nest."""
 
-def lengths(v: Line) -> tuple[int, ...]:
-    """Of the axes that need a loop."""
-    return tuple(n for n in v.shape if n != 1)
+KNOWN = {
+    "fib": "reshape transpose broadcast_to astype where arange",
+    "fi": "add subtract multiply negative absolute sign sum sum_wide",
+    "f": "divide sqrt exp log tanh power maximum minimum max min",
+    "b": "equal not_equal less less_equal greater greater_equal isfinite",
+}
+"""The operations that loops can compute, by the kinds of dtype of their results."""
 
-
-def loops(v: Line) -> tuple[int, ...]:
-    """The lengths of the loops that compute a line."""
-    return lengths(v.inputs[0] if v.op in REDUCTIONS else v)
-
-
-def place(v: Line) -> Place:
-    """Where the result of these loops lies."""
-    if v.op not in REDUCTIONS:
-        return tuple(range(len(lengths(v))))
-    shape = v.inputs[0].shape
-    reduced = {a % len(shape) for a in v.static["axis"]}
-    kept = [k for k, n in enumerate(shape) if n != 1]
-    return tuple(i for i, k in enumerate(kept) if k not in reduced)
+COMPUTABLE = {(op, kind) for kinds, ops in KNOWN.items() for op in ops.split() for kind in kinds}
 
 
 def is_number(v: Line) -> bool:
-    """Whether loops take it as an argument, as it is known before they run."""
+    """Whether a line is one number, known before any loop runs."""
     return v.kind is not None or (v.op == "constant" and v.shape == ())
 
 
@@ -53,77 +40,63 @@ def how(v: Line) -> str:
     dtypes = {a.dtype for a in (*v.inputs, v) if not a.kind}
     if v.op == "matmul" and all(a.ndim == 2 and a.size for a in v.inputs) and v.dtype.kind == "f":
         return "blas" if len(dtypes) == 1 and dtypes < DTYPES else "numpy"
-    return "loops" if dtypes <= DTYPES and v.dtype.kind in KINDS.get(v.op, "") else "numpy"
+    return "loops" if dtypes <= DTYPES and (v.op, v.dtype.kind) in COMPUTABLE else "numpy"
 
 
-def operands(v: Line, at: Place) -> Iterator[tuple[Line, Place]]:
-    """What a line (no reduction) reads for its element at `at`, and where."""
-    along = iter(at)
-    full = [next(along) if n != 1 else -1 for n in v.shape]
-    if v.op == "transpose":
-        axes = [a % v.ndim for a in v.static["axes"]]
-        full = [full[axes.index(k)] for k in range(v.ndim)]
-    for a in v.inputs:
-        here = zip(full[len(full) - a.ndim :], a.shape, strict=v.op != "reshape")
-        yield a, at if v.op == "reshape" else tuple(k for k, n in here if n != 1)
+def lengths(v: Line) -> list[int]:
+    """The lengths of the loops that compute a line."""
+    return [n for n in (v.inputs[0] if v.op in REDUCTIONS else v).shape if n != 1]
 
 
-def follows(v: Line) -> bool:
-    """Whether the loops of v find what it reads; they don't if that has another shape."""
-    return v.op != "reshape" or lengths(v) == lengths(v.inputs[0])
+def full(v: Line) -> Place:
+    """The place of what the innermost of these loops computes."""
+    return tuple(range(len(lengths(v))))
 
 
-def viewed(v: Line, views: Collection[str] = VIEWS, stored: Collection[Line] = ()) -> Line:
-    """The line (the first that is stored) of which v is a view."""
-    while v.op in views and v not in stored:
+def place(v: Line) -> Place:
+    """Where the loops that compute a line store its elements."""
+    if v.op not in REDUCTIONS:
+        return full(v)
+    shape = v.inputs[0].shape
+    reduced = {a % len(shape) for a in v.static["axis"]}
+    kept = [axis for axis, n in enumerate(shape) if n != 1]
+    return tuple(i for i, axis in enumerate(kept) if axis not in reduced)
+
+
+def operands(v: Line, at: Place) -> Iterator[tuple[Line, Place | None]]:
+    """What a line reads for an element, and at which place; None for anywhere.
+
+    at: The place of the element; for a reduction, that of an element that it reduces.
+    """
+    if v.op == "reshape":
+        follows = [n for n in v.inputs[0].shape if n != 1] == lengths(v)
+        yield (v.inputs[0], at) if follows else (contiguous(v), None)
+    elif v.op in REDUCTIONS:
+        yield v.inputs[0], at
+    else:
+        along = iter(at)
+        loop = [next(along) if n != 1 else -1 for n in v.shape]
+        if v.op == "transpose":
+            axes = [a % v.ndim for a in v.static["axes"]]
+            loop = [loop[axes.index(axis)] for axis in range(v.ndim)]
+        for a in v.inputs:
+            pairs = zip(loop[v.ndim - a.ndim :], a.shape, strict=True)
+            yield a, tuple(i for i, n in pairs if n != 1)
+
+
+def contiguous(v: Line) -> Line:
+    """The line whose memory holds the elements of v in order."""
+    while v.op == "reshape":
         v = v.inputs[0]
     return v
 
 
-def contiguous(v: Line) -> Line:
-    """The line in whose memory v lies in order."""
-    return viewed(v, ("reshape",))
-
-
 def factor(v: Line) -> tuple[Line, bool]:
-    """What BLAS reads for a factor of a product, and whether it is to transpose that."""
+    """What BLAS reads for a factor of a matrix product, and whether it must transpose that."""
     turned = v.op == "transpose" and v.static["axes"][0] % 2 == 1
     return contiguous(v.inputs[0] if turned else v), turned
 
 
-def lowered(v: Line, inputs: tuple[Line, ...]) -> Line:
-    """The line, reading `inputs`, in terms of what loops know. Floats are added up in float64.
-    a[arange, labels] is the sum along each row of a where the column is the label: nothing is read
-    out of order.
-    """
-    if v.op == "sum" and v.dtype.kind == "f" and v.dtype in DTYPES:
-        wide = Line("sum_wide", inputs, v.static, v.shape, np.float64, None, v.origin)
-        return wide if v.dtype == np.float64 else copied(wide, v.dtype)
-    if v.op == "full" and v.dtype in DTYPES:
-        value = constant(v.dtype.type(v.static["value"]))
-        return apply("broadcast_to", value, shape=v.shape, origin=v.origin)
-    if v.op == "isfinite" and inputs[0].dtype.kind == "f":
-        return apply("equal", apply("subtract", *inputs, *inputs), constant(0), origin=v.origin)
-    index = v.static.get("index", ())
-    if v.op in ("getitem", "add_at") and [*map(type, index)] == [Ref, Ref]:
-        a, rows, labels = inputs[0], *(inputs[i] for i in index)
-        n = (a.shape[0], 1)
-        fits = a.dtype in DTYPES and a.dtype.kind == "f" and labels.dtype == np.int64
-        if fits and a.ndim == 2 and rows.op == "arange" and rows.shape == labels.shape == n[:1]:
-            after = apply("add", labels, constant(a.shape[1]))
-            labels = apply("where", apply("less", labels, constant(0)), after, labels)
-            column = apply("arange", n=a.shape[1], dtype=labels.dtype)
-            here = apply("equal", apply("reshape", labels, shape=n), column)
-            if v.op == "add_at":
-                more = apply("add", a, apply("reshape", inputs[1], shape=n))
-                return apply("where", here, more, a, origin=v.origin)
-            chosen = apply("where", here, a, constant(a.dtype.type(0)))
-            total = apply("astype", apply("sum_wide", chosen, axis=(1,)), dtype=a.dtype)
-            return apply("reshape", total, shape=n[:1], origin=v.origin)
-    return v if inputs == v.inputs else v.reading(inputs)
-
-
-def copied(v: Line, dtype: Any = None) -> Line:
-    """A copy, which may have another dtype."""
-    dtype = dtype or v.dtype
-    return Line("astype", (v,), {"dtype": dtype}, v.shape, dtype, None, v.origin)
+def whole(v: Line) -> list[Line]:
+    """The arrays that BLAS or NumPy reads to compute a line."""
+    return [factor(a)[0] if how(v) == "blas" else a for a in v.inputs if not is_number(a)]

@@ -1,213 +1,162 @@
-"""From lines to loops: what is stored in memory, and which lines share a nest of loops.
+"""From lines to loops: which results are stored in memory, and which lines share loops.
 
-Some results must be stored: sums, outputs, what a matrix product reads or writes. Every other line
-is part of the expressions that need it, and is computed again in each, unless that is expensive.
+Sums, outputs and what a matrix product reads or writes must be stored. Every other line is part of
+the expressions that need it, and is stored only if several nests would compute it.
+
 Stored lines with the same loops that read the same arrays form a *nest*: one pass over memory.
-Nests that read what the one before made are a *chain*, and become one function.
+Nests that read what earlier ones made form a *chain*, which becomes one function.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
-from tinybn.program.line import REDUCTIONS, Line
-from tinybn.program.loops import (
-    VIEWS,
-    Place,
-    contiguous,
-    copied,
-    factor,
-    follows,
-    how,
-    is_number,
-    loops,
-    lowered,
-    operands,
-    place,
-    viewed,
-)
+import numpy as np
+
+from tinybn.program import loops
+from tinybn.program.line import REDUCTIONS, Line, apply
+from tinybn.program.loops import EXPENSIVE, FREE, Place, how
+from tinybn.program.passes import Emit, rewritten, without_dead
 from tinybn.program.source import Program
 
-COST = dict.fromkeys(VIEWS | {"astype", "arange"}, 0)
-COST |= {"divide": 3, "sqrt": 4, "exp": 20, "tanh": 20, "log": 30, "power": 60}
-CHEAP = 6
-"""The most that computing a line again in another nest may cost, in operations."""
-
-
-class Nest(NamedTuple):
-    """Lines computed in one nest of loops of these lengths; or one that BLAS or NumPy computes."""
-
-    how: str
-    dims: tuple[int, ...]
-    lines: list[Line]
+Nest = list[Line]
 
 
 class Plan:
-    """homes: for an output, the input whose memory it is written to. stored: what is in memory.
-    reads: what a stored line reads there, and where (None: anywhere). chains: in order.
+    """How to run a program.
+
+    Attributes:
+        numbers: The lines that Python computes.
+        homes: For an output, the input whose memory receives it.
+        stored: The lines that have memory.
+        reads: For a stored line, the stored lines that it reads, each at a place; None is anywhere.
+        chains: The nests of each function, in order.
     """
 
     def __init__(self, program: Program, homes: Mapping[int, int]) -> None:
-        new: dict[Line, Line] = {}
-        for v in program.lines:
-            new[v] = lowered(v, tuple(new.get(a, a) for a in v.inputs))
-        self.inputs, self.outputs = program.inputs, [new.get(v, v) for v in program.outputs]
+        self.inputs, lines, self.outputs = rewritten(program, wide)
         self.homes: dict[Line, Line] = {}
         for i, v in enumerate(self.outputs):
-            home = program.inputs[homes[i]] if i in homes else None
-            if v.kind or v is home:
-                continue
-            if v.op in ("input", "constant", *VIEWS) or v in self.outputs[:i]:
-                self.outputs[i] = v = copied(v)
-            if home:
-                self.homes[v] = home
-        alive = {*ordered(self.outputs)}
-        self.lines = [v for v in ordered([*new.values(), *self.outputs]) if v in alive]
-        self.stored = {v for v in self._needed() if not is_number(v)}
-        while True:
-            if stuck := self._schedule():
-                self._release(stuck)
-            elif more := self._expensive():
-                self.stored |= more
-            else:
-                break
+            home = self.inputs[homes[i]] if i in homes else None
+            if not v.kind and v is not home:
+                if v.op in ("input", "constant") or v in self.outputs[:i]:
+                    self.outputs[i] = v = copied(v)
+                    lines.append(v)
+                if home:
+                    self.homes[v] = home
+        self.lines = without_dead(Program(self.inputs, lines, self.outputs)).lines
+        self.numbers = [v for v in self.lines if v.kind]
+        self.stored = {v for v in self._needed() if not loops.is_number(v)}
+        while not self._scheduled():
+            pass
 
     def _needed(self) -> Iterator[Line]:
         """What must be stored."""
-        yield from self.outputs
+        yield from (*self.inputs, *self.outputs)
         for v in self.lines:
-            by, full = how(v), place(v)
-            if v.op in ("input", "constant", *REDUCTIONS) or by != "loops":
+            yield from (a for a in v.inputs if a.op == "constant")
+            if how(v) != "loops" or v.op in REDUCTIONS:
                 yield v
-            if by == "blas":
-                yield from (factor(a)[0] for a in v.inputs)
-            elif by == "numpy":
-                yield from map(viewed, v.inputs)
-            elif not follows(v):
-                yield contiguous(v)
-            elif v.op not in REDUCTIONS:
-                for a, at in operands(v, full):  # the innermost loop would compute it many times
-                    if len(at) < len(full) and full[-1] in at and viewed(a).op != "arange":
-                        yield viewed(a)
-
-    def _inside(self, v: Line) -> tuple[set[Line], list[tuple[Line, Place | None]]]:
-        """The lines that the loops of a stored line compute, and what these read."""
-        if (by := how(v)) != "loops":
-            read = [
-                factor(a)[0] if by == "blas" else viewed(a, stored=self.stored) for a in v.inputs
-            ]
-            return set(), [(a, None) for a in read if a in self.stored]
-        full = tuple(range(len(loops(v))))
-        stack = [(v.inputs[0], full)] if v.op in REDUCTIONS else list(operands(v, full))
-        computed: set[Line] = set()
-        seen: set[tuple[Line, Place]] = set()
-        reads: dict[tuple[Line, Place | None], None] = {}
-        while stack:
-            pair = a, at = stack.pop()
-            if pair in seen or is_number(a):
-                continue
-            seen.add(pair)
-            if a in self.stored or a.op == "arange":
-                reads[pair] = None
-            elif not follows(a):
-                reads[contiguous(a), None] = None
+            if how(v) != "loops":
+                yield from loops.whole(v)
             else:
-                stack += operands(a, at)
-                computed |= {a} if at == full else set()
-        return computed, list(reads)
+                full = loops.full(v)
+                for a, at in loops.operands(v, full):
+                    while at and a.op in FREE and a.inputs:
+                        a = a.inputs[0]
+                    # The innermost loop would compute it many times.
+                    if at is None or (at[-1:] == full[-1:] and at != full and a.op != "arange"):
+                        yield a
 
-    def _expensive(self) -> set[Line]:
-        """Lines that several nests compute, although that is expensive."""
-        nests = [nest for chain in self.chains for nest in chain]
-        users = Counter(
-            a for n in nests for a in set().union(*(self._computed[v] for v in n.lines))
-        )
-        cost = dict.fromkeys((*self.inputs, *self.stored), 0)
-        found: set[Line] = set()
-        for v in self.lines:
-            if v not in cost:
-                cost[v] = 0 if is_number(v) else COST.get(v.op, 1) + sum(cost[a] for a in v.inputs)
-            if users[v] > 1 and cost[v] > CHEAP:
-                found.add(v)
-                cost[v] = 0  # what follows from it becomes cheap
-        return found
-
-    def _schedule(self) -> list[Line]:
-        """Finds the chains. Returns lines that wait for each other."""
-        made = [v for v in self.lines if v in self.stored and v.op not in ("input", "constant")]
-        inside = {v: self._inside(v) for v in made}
-        self._computed = {v: computed for v, (computed, _) in inside.items()}
-        self.reads = {v: reads for v, (_, reads) in inside.items()}
-        readers: dict[Line, list[tuple[Line, Place | None]]] = defaultdict(list)
-        for q in made:
-            for a, at in self.reads[q]:
-                readers[a].append((q, at))
-        waits = {v: {a for a, _ in self.reads[v] if a in inside} for v in made}
-        for v, home in self.homes.items():  # the old value is read before, or in place by v itself
-            there = None if v.op in REDUCTIONS else place(v)
-            waits[v] |= {q for q, at in readers[home] if q is not v or at is None or at != there}
-        then: dict[Line, list[Line]] = defaultdict(list)
-        for v in made:
-            for a in waits[v]:
-                then[a].append(v)
+    def _scheduled(self) -> bool:
+        """Find the chains. Returns whether that is final: else, what is stored has changed."""
+        inside = {v: self._inside(v) for v in self.lines if v in self.stored}
+        self.reads = {v: [(a, at) for a, at in inside[v] if a in self.stored] for v in inside}
+        readers: dict[Line, set[tuple[Line, Place | None]]] = defaultdict(set)
+        for v, reads in self.reads.items():
+            for a, at in reads:
+                readers[a].add((v, at))
         self.chains: list[list[Nest]] = []
-        order = {v: i for i, v in enumerate(made)}
-        ready = [v for v in made if not waits[v]]
-        while ready:
-            v = self._choose(ready)
-            ready.remove(v)
-            for later in then[v]:
-                waits[later].remove(v)
-                if not waits[later]:
-                    insort(ready, later, key=order.__getitem__)
-        return [v for v in made if waits[v]]
+        where: dict[Line, tuple[int, int]] = {}  # chain, nest
+        for v in inside:
+            waits = {a for a, _ in self.reads[v] if a in inside}
+            if v in self.homes:
+                in_place = set() if v.op in REDUCTIONS else {(v, loops.place(v))}
+                waits |= {q for q, _ in readers[self.homes[v]] - in_place}
+            if not waits <= where.keys():  # its home is still wanted
+                self._write_later(v)
+                return False
+            where[v] = self._put(v, max((where[q] for q in waits), default=(-1, 0)))
+        nests = [nest for chain in self.chains for nest in chain]
+        users = Counter(a for nest in nests for a in {a for v in nest for a, _ in inside[v]})
+        more = {a for a, n in users.items() if n > 1 and a.op in EXPENSIVE} - self.stored
+        self.stored |= more
+        return not more
 
-    def _choose(self, ready: list[Line]) -> Line:
-        """Puts one of the lines into the last nest, a next nest of its chain, or a new chain."""
-        if self.chains and (nest := self.chains[-1][-1]).how == "loops":
-            known = {a for q in nest.lines for a, _ in self.reads[q]}.union(nest.lines)
-            near = [v for v in ready if any(a in known for a, _ in self.reads[v])]
-            for v in near:
-                if how(v) == "loops" and loops(v) == nest.dims and self._beside(v, nest):
-                    nest.lines.append(v)
-                    return v
-            made = {q for nest in self.chains[-1] for q in nest.lines}
-            for v in ready:
-                if how(v) == "loops" and any(a in made for a, _ in self.reads[v]):
-                    self.chains[-1].append(Nest("loops", loops(v), [v]))
-                    return v
-        self.chains.append([Nest(how(ready[0]), loops(ready[0]), ready[:1])])
-        return ready[0]
+    def _inside(self, v: Line) -> list[tuple[Line, Place | None]]:
+        """The elements that a stored line is computed from, back to those that are stored."""
+        if how(v) != "loops":
+            return [(a, None) for a in loops.whole(v)]
+        found: dict[tuple[Line, Place | None], None] = {}
+        stack = [*loops.operands(v, loops.full(v))]
+        while stack:
+            a, at = stack.pop()
+            if not loops.is_number(a) and (a, at) not in found:
+                found[a, at] = None
+                if a not in self.stored and at is not None:
+                    stack += loops.operands(a, at)
+        return list(found)
 
-    def _beside(self, v: Line, nest: Nest) -> bool:
-        """Whether v can be computed where the nest is: from what is made at that place, and
-        overwriting what is read at that place.
-        """
-        full, home = tuple(range(len(nest.dims))), self.homes.get(v)
-        return all(
-            at == full and a.op not in REDUCTIONS for a, at in self.reads[v] if a in nest.lines
-        ) and all(at == full for q in nest.lines for a, at in self.reads[q] if a is home)
-
-    def _release(self, stuck: list[Line]) -> None:
-        """An output whose home is still wanted is computed elsewhere, and copied at the end."""
-        v = next(v for v in stuck if not {a for a, _ in self.reads[v]}.intersection(stuck))
+    def _write_later(self, v: Line) -> None:
+        """Store an output elsewhere; a copy at the end brings it home."""
         copy = copied(v)
         self.homes[copy] = self.homes.pop(v)
         self.outputs[self.outputs.index(v)] = copy
         self.stored.add(copy)
         self.lines.append(copy)
 
+    def _put(self, v: Line, after: tuple[int, int]) -> tuple[int, int]:
+        """Put a line into the first nest that fits, else at the end of the chain that it waits for,
+        else into a new chain. Returns its chain and nest.
+        """
+        if how(v) == "loops":
+            for c, chain in enumerate(self.chains):
+                for n, nest in enumerate(chain):
+                    if (c, n) >= after and self._fits(v, nest):
+                        nest.append(v)
+                        return c, n
+            c, _ = after
+            if c >= 0 and how(self.chains[c][0][0]) == "loops":
+                self.chains[c].append([v])
+                return c, len(self.chains[c]) - 1
+        self.chains.append([[v]])
+        return len(self.chains) - 1, 0
 
-def ordered(outputs: list[Line]) -> list[Line]:
-    """What lines depend on, and they, each after what it reads."""
-    found: dict[Line, None] = {}
-    stack = outputs[::-1]
-    while stack:
-        missing = [a for a in stack[-1].inputs if a not in found]
-        stack += missing[::-1]
-        if not missing:
-            found[stack.pop()] = None
-    return list(found)
+    def _fits(self, v: Line, nest: Nest) -> bool:
+        """Whether a nest can compute v too. Its loops must be the same, and it must share an array
+        with the nest. It may read the results of the nest, and overwrite what the nest reads, only
+        at the place where the loops are.
+        """
+        if how(nest[0]) != "loops" or loops.lengths(v) != loops.lengths(nest[0]):
+            return False
+        full, home = loops.full(v), self.homes.get(v)
+        known = {a for q in nest for a, _ in self.reads[q]}.union(nest)
+        return (
+            any(a in known for a, _ in self.reads[v])
+            and all(at == full and a.op not in REDUCTIONS for a, at in self.reads[v] if a in nest)
+            and all(at == full for q in nest for a, at in self.reads[q] if a is home)
+        )
+
+
+def wide(v: Line, emit: Emit) -> Line:
+    """The line; a sum of floats becomes a sum in float64 that is rounded at its end."""
+    if v.op != "sum" or v.dtype.kind != "f" or v.dtype not in loops.DTYPES:
+        return v
+    total = emit("sum_wide", *v.inputs, **v.static)
+    return total if v.dtype == np.float64 else emit("astype", total, dtype=v.dtype)
+
+
+def copied(v: Line) -> Line:
+    """A line that copies v."""
+    return apply("astype", v, origin=v.origin, dtype=v.dtype)
