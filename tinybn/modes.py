@@ -20,7 +20,7 @@ class Mode(NamedTuple):
         fused: fused ops run their closed forms, not their compositions.
         anomaly: ops look for NaN and inf.
         report, outputs: the callbacks of `watch`.
-        blocks: what the blocks around this place change, outermost first.
+        blocks: what the blocks around this place change, outermost first; the last attribute.
     """
 
     record: bool = True

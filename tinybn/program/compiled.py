@@ -53,7 +53,7 @@ class Compiled:
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         mode = current_mode()
-        key = (mode, *map(_kind, args), *[(k, _kind(v)) for k, v in keywords.items()])
+        key = (*mode[:-1], *map(_kind, args), *[(k, _kind(v)) for k, v in keywords.items()])
         flat = not keywords and SIMPLE.issuperset(map(type, args))
         leaves = args if flat else leaves_of((args, keywords))
         with LOCK:  # also for an eager call: while one thread records, models hold no numbers
