@@ -9,7 +9,7 @@ import numpy as np
 
 from tinybn.backend import MODULES
 
-FEW = 32
+FEW = 64
 """So many terms may be added in float32: rounding costs a few ULP."""
 
 
