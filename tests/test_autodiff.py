@@ -1,5 +1,6 @@
 """The engine: what is recorded, what is computed, what is freed, and what is refused."""
 
+import contextlib
 import gc
 import re
 import sys
@@ -603,3 +604,18 @@ def test_the_history_of_what_is_wanted_may_be_freed():
     np.testing.assert_allclose(tb.grad(y, h)[0].numpy(), [2, 8])
     with pytest.raises(RuntimeError, match="freed by the first"):
         tb.grad((h * h).sum(), x)
+    for wanted in ([h, x], [x, h]):  # whether x is behind h, too, is forgotten
+        with pytest.raises(RuntimeError, match="freed by the first"):
+            tb.grad((h * 3 + x).sum(), wanted, allow_unused=True)
+
+
+def test_create_graph_records_the_whole_walk_also_inside_no_grad():
+    def second_order(x, block):
+        y = (ops.layer_norm(x * x) ** 3).sum()
+        with block:
+            (g,) = tb.grad(y, x, create_graph=True)
+        return tb.grad((g * g).sum(), x)[0].numpy()
+
+    x = leaf(4, 3)
+    expected = second_order(x, contextlib.nullcontext())
+    np.testing.assert_array_equal(second_order(x, tb.no_grad()), expected)

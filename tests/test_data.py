@@ -239,6 +239,14 @@ def test_a_file_that_was_cut_off_is_named(saved, part):
         checkpoint.load(path)
 
 
+def test_a_file_of_another_kind_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "b.npz").write_bytes(b"text")
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=r"tinybn saved: it is no \.npz file"):
+            checkpoint.load(path)
+
+
 def test_an_unknown_compression_is_named(saved):
     path, content = saved
     entry = content.index(b"PK\x01\x02")  # of the zip directory; the method stands at 10

@@ -426,3 +426,16 @@ def test_shapes_that_do_not_fit_are_refused_after_shapes_that_did(op):
             op(x, gamma, wrong)
     with pytest.raises(ValueError, match="eps >= 0"):
         op(x, gamma, beta, eps=-1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+@pytest.mark.parametrize("given", [{}, {"mean": 0.5, "var": 0.25}])
+def test_batch_norm_of_integers_equals_its_composition(dtype, given):
+    x = tb.tensor(np.arange(12).reshape(4, 3), dtype=dtype)
+    gamma = tb.tensor(draw((3,), seed=1, dtype=np.float32))
+    given = {name: tb.tensor(np.full(3, v, np.float32)).data for name, v in given.items()}
+    y = ops.batch_norm(x, gamma, **given)
+    with tb.use_fused(False):
+        expected = ops.batch_norm(x, gamma, **given)
+    assert y.dtype == expected.dtype == np.float64
+    np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-6)

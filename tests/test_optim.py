@@ -210,6 +210,25 @@ class Signs(optim.SGD):
         return (p - lr * (2 * (g > 0) - 1),)
 
 
+class Plain(optim.Optimizer):
+    """Its formula needs no settings."""
+
+    @staticmethod
+    def update(p, g, *, lr):
+        return (p - lr * g,)
+
+
+def test_an_update_may_be_static_or_an_objects_own():
+    p, q = parameters()[0], parameters()[0]
+    for optimizer in (Plain([p], 0.5), optim.SGD([q], 0.5)):
+        optimizer.params[0].grad = tb.tensor(np.ones_like(p.numpy()))
+        if isinstance(optimizer, optim.SGD):
+            optimizer.update = Plain.update
+        before = optimizer.params[0].numpy()
+        optimizer.step()
+        np.testing.assert_array_equal(optimizer.params[0].numpy(), before - 0.5)
+
+
 def test_a_subclass_may_change_the_formula():
     for p, old in zip(run(lambda ps: Signs(ps, 0.5), steps=1), parameters(), strict=True):
         np.testing.assert_allclose(np.abs(p.numpy() - old.numpy()), 0.5)

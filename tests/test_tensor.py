@@ -292,6 +292,8 @@ def ones(shape):
         (lambda x: ops.batch_norm(x[0]), ValueError, r"\(N, C\).*got \(4,\)"),
         (lambda x: ops.layer_norm(x, axis=0), ValueError, r"last axes of x \(3, 4\), got axis=0"),
         (lambda x: ops.layer_norm(x, axis=(0, 1, 2)), ValueError, "last axes"),
+        (lambda x: ops.layer_norm(x, axis=3), ValueError, "last axes"),
+        (lambda x: ops.layer_norm(x, axis=-3), ValueError, "last axes"),
         (lambda x: ops.layer_norm(x, ones(3)), ValueError, r"gamma of shape \(4,\)"),
         (lambda x: ops.rms_norm(x, ones(3)), ValueError, r"gamma of shape \(4,\)"),
         (lambda x: ops.group_norm(x, 3), ValueError, "3 groups do not divide 4 channels"),

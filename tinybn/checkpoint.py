@@ -44,8 +44,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: The file is damaged, or `save` did not write it.
     """
+    import zipfile
+
     content = io.BytesIO(Path(path).read_bytes())
     try:
+        if not zipfile.is_zipfile(content):
+            raise ValueError("it is no .npz file")
+        content.seek(0)
         with np.load(content, allow_pickle=False) as archive:
             entries = archive.zip.namelist()
             if damaged := archive.zip.testzip():

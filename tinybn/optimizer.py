@@ -83,7 +83,8 @@ class Optimizer:
                 if g.shape != array.shape:
                     raise ValueError(f"parameter {i} is {p.shape}, but its gradient {g.shape}")
                 ready.append((p, array, g, self.state[i]))
-        names, formula, before = self.memory, type(self).update, None
+        names, before = self.memory, None
+        formula: Any = getattr(self.update, "__func__", None)  # None if it is no method
         kernels = replacements.get(formula, {})
         for p, array, g, state in ready:
             xp: Any = MODULES[type(array)]
@@ -92,8 +93,9 @@ class Optimizer:
             if state["step"] is not before:  # equal counts are one object, so numbers are made once
                 before = state["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
-            update: Any = kernels.get(xp, formula)
-            new = update(self, array, g, *map(state.get, names), **numbers)
+            given = array, g, *map(state.get, names)
+            kernel: Any = kernels.get(xp)
+            new = kernel(self, *given, **numbers) if kernel else self.update(*given, **numbers)
             if len(new) != 1 + len(names):
                 kind, expected = type(self).__name__, ", ".join(["p", *names])
                 raise ValueError(f"{kind}.update returned {len(new)} arrays: expected {expected}")

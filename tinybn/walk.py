@@ -14,13 +14,13 @@ Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnain
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tinybn import anomaly
 from tinybn.fusion import FusedOp
-from tinybn.modes import Mode, current_mode, set_mode
+from tinybn.modes import Mode, current_mode, in_mode
 from tinybn.op import Node, as_array, primitive
 from tinybn.summation import add_up
 from tinybn.tensor import Tensor, wrap
@@ -61,10 +61,8 @@ def walk(
     goal = None
     if wanted is not None:
         nodes, goal = _leading_to(wanted, nodes)
-    before = current_mode()
-    mode = before._replace(record=graph)
-    try:
-        set_mode(mode)
+    with in_mode(record=graph):
+        mode = current_mode()
         for node in nodes:
             g = totals[node] if wanted and node in wanted else totals.pop(node)
             for i, source, value in contributions(node, g, goal, mode):
@@ -77,21 +75,20 @@ def walk(
         if wanted is not None:
             totals = {key: totals[key] for key in wanted & totals.keys()}
         return _owned(totals, seeds)
-    finally:
-        set_mode(before)
 
 
-def newest_first(seeds: Iterable[Any], wanted: Iterable[Any] = ()) -> list[Node]:
+def newest_first(seeds: Iterable[Any], wanted: Collection[Any] = ()) -> list[Node]:
     """The nodes that the seeds were computed from, each before those that it reads.
 
     A node is older than whatever reads its output, so the clock of tensor.py gives a topological
-    order. A `wanted` node may have been freed: nothing behind it is needed.
+    order. The only `wanted` node may have been freed: nothing behind it is needed.
     """
+    alone = wanted if len(wanted) == 1 else ()
     found = {key for key in seeds if type(key) is Node}
     stack = list(found)
     while stack:
         node = stack.pop()
-        if node.sources is None and node not in wanted:
+        if node.sources is None and node not in alone:
             raise RuntimeError(
                 f"a second backward pass through {node.op.name!r}, whose arrays were freed by the "
                 "first: pass retain_graph=True to the first"

@@ -27,7 +27,7 @@ def last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[i
     shape = shape_of(x)
     axes = axis if isinstance(axis, tuple) else (axis,)
     last = tuple(range(len(shape) - len(axes), len(shape)))
-    if not axes or last[0] < 0 or tuple(sorted(a % len(shape) for a in axes)) != last:
+    if not axes or last[0] < 0 or tuple(sorted(a + len(shape) * (a < 0) for a in axes)) != last:
         raise ValueError(f"{name}: expected the last axes of x {shape}, got axis={axis}")
     _check(name, shape, shape[last[0] :], params, eps)
     return last

@@ -139,9 +139,9 @@ def _backward(
 def _dtypes(*arrays: Any) -> tuple[np.dtype, np.dtype]:
     """The dtype of the output, as the composition's, and that to compute in: at least float32."""
     dtypes = {a.dtype for a in arrays if a is not None}
+    if arrays[0].dtype.kind != "f":
+        dtypes.add(np.dtype(np.float64))  # that of the mean of integers
     output = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
-    if output.kind != "f":
-        output = np.dtype(np.float64)
     return output, output if output.itemsize >= 4 else np.dtype(np.float32)
 
 

@@ -73,7 +73,8 @@ def batch_norm(
     gamma, beta = per_channel(gamma, x), per_channel(beta, x)
     if mean is None:
         return _normalize(x, gamma, beta, axis, eps)
-    mu, var = (per_channel(checks.constant(v), x).astype(x.dtype) for v in (mean, var))
+    dtype = x.dtype if x.dtype.kind == "f" else "float64"
+    mu, var = (per_channel(checks.constant(v), x).astype(dtype) for v in (mean, var))
     x_hat = (x - mu) / sqrt(var + eps)
     return scale_and_shift(x_hat, gamma, beta)
 
