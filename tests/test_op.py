@@ -3,6 +3,7 @@
 import inspect
 import pydoc
 import traceback
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,35 +165,49 @@ def test_every_call_is_sorted_as_python_would():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    "call",
     [
-        (lambda x: ops.multiply(x), r"multiply\(\): missing a required argument: 'b'"),
-        (lambda x: ops.multiply(), r"missing a required argument: 'a'"),
-        (lambda x: ops.multiply(x, x, x), r"multiply\(\): too many positional arguments"),
-        (
-            lambda x: ops.multiply(x, x, c=1),
-            r"multiply\(\): got an unexpected keyword argument 'c'",
-        ),
-        (lambda x: ops.multiply(x, x, b=x), r"multiply\(\): multiple values for argument 'b'"),
-        (lambda x: ops.sum(x, 0, axis=0), r"sum\(\): multiple values for argument 'axis'"),
-        (lambda x: ops.sum(x, 0, 1, 2), r"sum\(\): too many positional arguments"),
-        (lambda x: ops.sum(x, axs=0), r"sum\(\): got an unexpected keyword argument 'axs'"),
-        (lambda x: ops.reshape(x), r"reshape\(\): missing a required argument: 'shape'"),
-        (lambda x: ops.batch_norm(x, epsilon=1), r"batch_norm\(\): got an unexpected .* 'epsilon'"),
-        (lambda x: needs_k(x), r"needs_k\(\): missing a required (keyword-only )?argument: 'k'"),
-        (lambda x: needs_k(x, 3), r"needs_k\(\): too many positional arguments"),
-        (lambda x: needs_k(x, j=3), r"needs_k\(\): missing a required argument: 'k'"),
+        lambda f: f.multiply(1),
+        lambda f: f.multiply(),
+        lambda f: f.multiply(1, 2, 3),
+        lambda f: f.multiply(1, 2, c=1),
+        lambda f: f.multiply(1, 2, b=3),
+        lambda f: f.sum(1, 0, axis=0),
+        lambda f: f.sum(1, 0, 1, 2),
+        lambda f: f.sum(1, axs=0),
+        lambda f: f.reshape(1),
+        lambda f: f.batch_norm(1, epsilon=1),
+        lambda f: f.needs_k(1),
+        lambda f: f.needs_k(1, 3),
+        lambda f: f.needs_k(1, j=3),
     ],
 )
-def test_wrong_arguments_are_named(call, message):
-    with pytest.raises(TypeError, match=message) as error:
-        call(leaf(2, 3))
+def test_a_wrong_call_gets_pythons_own_words(call):
+    with pytest.raises(TypeError) as expected:
+        call(PLAIN)
+    with pytest.raises(TypeError) as error:
+        call(OPS)
+    assert str(error.value) == str(expected.value)
     assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+PLAIN = SimpleNamespace(
+    multiply=lambda a, b: None,
+    sum=lambda a, axis=None, keepdims=False: None,
+    reshape=lambda a, shape: None,
+    batch_norm=lambda x, gamma=None, beta=None, *, mean=None, var=None, eps=1e-5: None,
+    needs_k=lambda a, *, k: None,
+)
+for name, function in vars(PLAIN).items():
+    function.__qualname__ = name
 
 
 @primitive(lambda g, k: g * k)
 def needs_k(xp, a, *, k):
     return a * k
+
+
+OPS = SimpleNamespace(**vars(ops), needs_k=needs_k)
 
 
 def test_an_error_is_one_error_that_names_the_op_and_shows_its_line():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinybn.backend import described
+from tinybn.backend import MODULES, described
 from tinybn.tensor import Tensor
 
 
@@ -17,7 +17,32 @@ def explained(op: str, arrays: list[Any], static: dict[str, Any], error: Excepti
     given += [f"{name}={described(value)}" for name, value in static.items()]
     kinds = (np.exceptions.AxisError, IndexError, ValueError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), TypeError)
-    return kind(f"{op}({', '.join(given)}): {error}").with_traceback(error.__traceback__)
+    message = f"{op}({', '.join(given)}): {error}{static_tensors(static)}"
+    return kind(message).with_traceback(error.__traceback__)
+
+
+def check_kind(op: str, y: Any, tensors: bool, static: dict[str, Any]) -> None:
+    """TypeError unless y is an array or, computed from no Tensor, a number."""
+    try:
+        wrong = MODULES[type(y)] is None and tensors
+    except TypeError:
+        wrong = True
+    if wrong:
+        raise TypeError(
+            f"{op}: expected its array function to return an array, got {type(y).__name__}"
+            f"{static_tensors(static)}"
+        )
+
+
+def static_tensors(static: dict[str, Any]) -> str:
+    """What to do about Tensors among the static arguments; "" if there are none."""
+    names = [name for name, value in static.items() if isinstance(value, Tensor)]
+    if not names:
+        return ""
+    return (
+        f"; {' and '.join(names)} has no gradient rule, so it can't be a Tensor: pass an array or "
+        "a number, or declare a rule (None if it is a constant)"
+    )
 
 
 def check_output(op: str, output: Any, inputs: list[Any]) -> None:

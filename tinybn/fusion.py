@@ -23,6 +23,7 @@ from typing import Any, ParamSpec, Protocol
 
 from tinybn.modes import current_mode, use_fused
 from tinybn.op import Op, as_array, module_of
+from tinybn.parameters import name_of
 from tinybn.tensor import Tensor
 
 P = ParamSpec("P")
@@ -61,6 +62,10 @@ def fused(composition: Callable[P, Tensor]) -> Callable[[Callable[..., Any]], Fu
         that its gradients need. `@op.backward` declares these: a function of `xp`, `needed` (one
         bool per input), the gradient `g` of the output, what was saved, and the same arguments. It
         returns one gradient per input, in its shape; anything where none is needed.
+
+    Raises:
+        TypeError: the two have different parameters.
+        ValueError: another module has a fused op of this name.
     """
     return lambda forward: FusedOp(forward, composition).call
 
@@ -70,10 +75,24 @@ class FusedOp(Op):
 
     optional = True
 
+    closed_form: Callable[..., Any] | None = None
+
     def __init__(self, forward: Callable[..., Any], composition: Callable[..., Tensor]) -> None:
-        parameters = inspect.signature(forward).parameters.values()
-        inputs = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-        super().__init__(forward, inspect.signature(composition), inputs)
+        own = [*inspect.signature(forward).parameters.values()][1:]
+        inputs = [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+        signature = inspect.signature(composition)
+        if {p.name for p in own} != signature.parameters.keys():
+            raise TypeError(
+                f"{name_of(forward)!r} and its composition {name_of(composition)!r} need the same "
+                f"parameters: got {inspect.Signature(own)}, after xp, and {signature}"
+            )
+        super().__init__(forward, signature, inputs)
+        other = FUSED.get(self.name)
+        if other is not None and other.forward.__module__ != forward.__module__:
+            raise ValueError(
+                f"there is a fused op {self.name!r} already, of {other.forward.__module__}: give "
+                "yours another name"
+            )
         self.composition = composition
         self.call = self.function(forward, self.output)
         self.call.with_saved = self.function(forward, self.run)
@@ -96,11 +115,32 @@ class FusedOp(Op):
             return self.composition(**dict(zip(self.names, inputs, strict=True)), **static)
 
     def compute(self, xp: Any, arrays: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
-        y, saved = self.forward(xp, *arrays, **static)
-        return as_array(y), saved
+        found = self.forward(xp, *arrays, **static)
+        if type(found) is not tuple or len(found) != 2:
+            raise TypeError(
+                f"{self.name}: expected its closed form to return a tuple of the output and what "
+                f"its gradients need, which may be None, got {_counted(found)}"
+            )
+        return as_array(found[0]), found[1]
 
     def gradients(
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
     ) -> Sequence[Any]:
         """By the closed form, from what the forward saved in place of y."""
-        return self.closed_form(module_of(g), needed, g, y, *inputs, **static)
+        if self.closed_form is None:
+            raise TypeError(
+                f"the fused op {self.name!r} has no gradients: declare them with "
+                f"@{self.name}.backward, or run it under use_fused(False)"
+            )
+        found = self.closed_form(module_of(g), needed, g, y, *inputs, **static)
+        if not isinstance(found, tuple | list) or len(found) != len(inputs):
+            raise TypeError(
+                f"the backward of {self.name!r} returned {_counted(found)}: expected a tuple of "
+                f"{len(inputs)}, one gradient per input ({', '.join(self.names)})"
+            )
+        return found
+
+
+def _counted(found: Any) -> str:
+    size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
+    return f"{type(found).__name__}{size}"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from tinybn.parameters import name_of
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -70,7 +72,7 @@ class in_mode:  # noqa: N801, it is used like a function
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"a mode can't decorate the generator {function.__name__!r}, which runs in pieces: "
+                f"a mode can't decorate the generator {name_of(function)!r}, which runs in pieces: "
                 "write `with` inside it"
             )
         changes = self.changes

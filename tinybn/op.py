@@ -22,7 +22,7 @@ import numpy as np
 from tinybn import anomaly
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
-from tinybn.parameters import Parameters, picker, reads
+from tinybn.parameters import Parameters, name_of, picker, reads
 from tinybn.tensor import Tensor, tick, wrap
 
 P = ParamSpec("P")
@@ -76,7 +76,7 @@ class Op:
     def __init__(
         self, forward: Callable[..., Any], signature: inspect.Signature, inputs: list[str]
     ) -> None:
-        self.name = forward.__name__.strip("_")
+        self.name = name_of(forward).strip("_")
         self.forward, self.names = forward, inputs
         self.parameters = Parameters(self.name, signature, inputs)
 
@@ -110,6 +110,8 @@ class Op:
         if tensors and scalars:  # NumPy's scalars count as Python's: they promote no dtype
             arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
         y, kept = self.compute(xp or np, arrays, static)
+        if MODULES.get(type(y)) is None:
+            anomaly.check_kind(self.name, y, tensors, static)
         if not tensors:
             return y, kept
         mode = current_mode()
@@ -215,15 +217,21 @@ class Primitive(Op):
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
     ) -> Sequence[Any]:
         """By the rules: the gradient of each input that needs one, and None for the others."""
-        if self.variadic:
-            (rule,), (pick,) = self.rules, self.pick
-            shared = g, y, inputs, *static.values()
-            return [rule(*pick((*shared, i))) if need else None for i, need in enumerate(needed)]
-        values = (g, y, *inputs, *static.values())
-        return [
-            rule(*pick(values)) if need else None
-            for need, rule, pick in zip(needed, self.rules, self.pick, strict=True)
-        ]
+        try:
+            if self.variadic:
+                (rule,), (pick,) = self.rules, self.pick
+                shared = g, y, inputs, *static.values()
+                return [rule(*pick((*shared, i))) if n else None for i, n in enumerate(needed)]
+            values = (g, y, *inputs, *static.values())
+            return [
+                rule(*pick(values)) if need else None
+                for need, rule, pick in zip(needed, self.rules, self.pick, strict=True)
+            ]
+        except Exception as error:
+            error.add_note(
+                f"in a gradient rule of {self.name!r}; a rule reads what its parameters name"
+            )
+            raise
 
 
 def as_array(y: Any) -> Array:

@@ -54,12 +54,38 @@ class Parameters:
             return args[:n], {**self.defaults, **given}
         try:
             bound = self.signature.bind(*args, **keywords)
-        except TypeError as error:
-            raise TypeError(f"{self.op}(): {error}") from None
+        except TypeError:
+            raise _pythons_error(self.op, self.signature, args, keywords) from None
         bound.apply_defaults()
         values = bound.arguments
         inputs = [values.pop(name) for name in self.inputs]
         return inputs[0] if self.variadic else inputs, values
+
+
+def _pythons_error(
+    name: str, signature: inspect.Signature, args: tuple[Any, ...], keywords: dict[str, Any]
+) -> TypeError:
+    """What Python says of this wrong call of a function `name`; inspect says less."""
+    empty = inspect.Parameter.empty
+    parameters = [
+        p.replace(annotation=empty, default=empty if p.default is empty else None)
+        for p in signature.parameters.values()
+    ]
+    scope: dict[str, Any] = {}
+    exec(f"def stub{inspect.Signature(parameters)}: pass", scope)  # noqa: S102, names of parameters
+    scope["stub"].__qualname__ = name
+    try:
+        scope["stub"](*args, **keywords)
+    except TypeError as error:
+        return error.with_traceback(None)
+    raise AssertionError(f"{name}{signature} takes this call")
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function, also of a partial one or of an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def reads(rule: Callable[..., Any], names: list[str], what: str) -> list[int]:
