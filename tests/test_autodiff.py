@@ -59,8 +59,20 @@ def test_only_leaves_keep_grad():
     x = leaf(3)
     h = x * 2
     h.sum().backward()
-    assert h.grad is None
+    with pytest.warns(UserWarning, match="output of 'multiply': ask for it by tb.grad"):
+        assert h.grad is None
     assert x.grad is not None
+    h.grad = x.grad
+    assert h.grad is x.grad
+
+
+def test_outputs_and_inputs_may_come_from_generators():
+    x, y = leaf(3), leaf(3)
+    found = tb.grad((a.sum() for a in (x * 2, y * 3)), (a for a in (x, y)))
+    assert [g.numpy()[0] for g in found] == [2, 3]
+    for outputs, inputs in [(None, x), (x.sum(), None), (x.sum(), 3)]:
+        with pytest.raises(TypeError, match="grad: expected .*puts to be a Tensor or several, got"):
+            tb.grad(outputs, inputs)
 
 
 def test_rules_run_only_for_inputs_that_need_a_gradient():

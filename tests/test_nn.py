@@ -434,7 +434,7 @@ def test_an_optimizer_made_before_a_change_of_dtype_still_trains_the_model():
         (lambda: nn.Linear(3, 2, init="best"), ValueError, "unknown init 'best'.*'he'"),
         (lambda: nn.Linear(3, 2, rng=0), TypeError, "numpy.random.Generator, got int"),
         (lambda: nn.Linear(3, 2)(X), ValueError, r"x \(6, 4\) does not fit weight \(3, 2\)"),
-        (lambda: nn.Sequential(nn.ReLU), TypeError, "expected Modules, got type at 0"),
+        (lambda: nn.Sequential(nn.ReLU), TypeError, "expected Modules, .* got the class ReLU at 0"),
         (lambda: nn.MLP([4]), ValueError, r"at least an input and an output size, got \[4\]"),
         (lambda: nn.MLP([4, 2], "bach"), ValueError, "unknown norm 'bach'.*'batch'"),
         (lambda: nn.MLP([4, 2], activation="gelu"), ValueError, "unknown activation 'gelu'"),

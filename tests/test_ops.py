@@ -8,7 +8,7 @@ import pytest
 from numeric import draw, gradients, here, host
 
 import tinybn as tb
-from tinybn import ops
+from tinybn import nn, ops
 from tinybn.check import gradcheck
 from tinybn.fusion import FUSED
 from tinybn.ops import norm
@@ -47,6 +47,7 @@ def put(v, x, axis=1):
 
 
 MEAN, VAR = draw((4,), seed=5), draw((4,), "positive", seed=6)
+LOW = draw((4,), seed=7) / 2
 MASK = draw((3, 4), seed=9) > 0
 ROWS, COLUMNS = np.array([2, 0, 2, 1]), np.array([1, 3, 1, 0])
 LABELS = np.array([3, 0, 0, 2, 1])
@@ -81,6 +82,7 @@ REDUCTIONS = [
     ("sum", np.sum, "any"),
     ("mean", np.mean, "any"),
     ("var", np.var, "any"),
+    ("std", np.std, "any"),
     ("max", np.max, "distinct"),
     ("min", np.min, "distinct"),
     ("logsumexp", lambda a, **kw: np.log(np.sum(np.exp(a), **kw)), "any"),
@@ -109,6 +111,7 @@ CASES = [
         for axis in AXES
         for keepdims in (False, True)
     ],
+    Case("std-ddof", lambda a: ops.std(a, 0, 1), lambda a: np.std(a, 0, ddof=1), [(4, 3)]),
     Case("var-ddof", lambda a: ops.var(a, 0, 1), lambda a: np.var(a, 0, ddof=1), [(4, 3)]),
     Case("power-int", lambda a: a**3, lambda a: a**3, [(3, 4)]),
     Case("power-base", lambda a: 2.0**a, lambda a: 2.0**a, [(3, 4)]),
@@ -117,6 +120,12 @@ CASES = [
     ),
     Case("clip", lambda a: ops.clip(a, -0.5, 0.75), lambda a: a.clip(-0.5, 0.75), [(5, 4)]),
     Case("clip-below", lambda a: ops.clip(a, 0), lambda a: a.clip(0), [(5, 4)], "nonzero"),
+    Case(
+        "clip-arrays",
+        lambda a: ops.clip(a, here(LOW.astype(a.dtype)), here(LOW.astype(a.dtype) + 1)),
+        lambda a: np.clip(a, LOW, LOW + 1),
+        [(5, 4)],
+    ),
     Case("clip-above", lambda a: a.clip(a_max=0), lambda a: a.clip(max=0), [(5,)], "nonzero"),
     Case(
         "where",
@@ -276,7 +285,8 @@ CASES += [
     for case in CASES
     if case.name.partition("-")[0] in FUSED
 ]
-WITHOUT_GRADIENT = {"sign", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+WITHOUT_GRADIENT = COMPARISONS | {"sign", "argmax", "bitwise_and", "bitwise_or", "invert"}
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -370,6 +380,81 @@ def test_clip_passes_the_gradient_at_its_bounds():
     np.testing.assert_array_equal(x.grad.numpy(), [0, 1, 1, 1, 0])
 
 
+def test_array_bounds_of_clip_are_numpys_and_may_cross():
+    x = tb.tensor(draw((5, 4), dtype=np.float32), requires_grad=True)
+    low, high = draw((4,), seed=1), draw((5, 1), seed=2)
+    y = ops.clip(x, here(low), here(high))
+    np.testing.assert_array_equal(y.numpy(), np.clip(x.numpy(), low, high))
+    (g,) = tb.grad(y.sum(), x)
+    inside = (x.numpy() >= low) & (x.numpy() <= high)
+    np.testing.assert_array_equal(g.numpy(), inside.astype(np.float32), strict=True)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_argmax_is_numpys(axis, keepdims):
+    x = draw((3, 4)).round()  # with equal elements
+    y = tb.tensor(x, requires_grad=True).argmax(axis, keepdims)
+    assert not y.requires_grad
+    np.testing.assert_array_equal(y.numpy(), np.argmax(x, axis, keepdims=keepdims), strict=True)
+
+
+@pytest.mark.parametrize("values", [([True, True, False], [True, False, False]), ([6, 1], [3, 2])])
+def test_and_or_not_are_those_of_arrays(values):
+    a, b = map(np.array, values)
+    x, y = tb.tensor(a), tb.tensor(b)
+    for found, expected in [
+        (x & y, a & b),
+        (x | y, a | b),
+        (~x, ~a),
+        (x & here(b), a & b),
+        (here(b) | x, a | b),
+        (True & x, True & a),
+    ]:
+        assert isinstance(found, tb.Tensor)
+        np.testing.assert_array_equal(found.numpy(), expected, strict=True)
+
+
+NOTHING = [
+    (ops.matmul, (5, 0), (0, 5)),
+    (ops.matmul, (0, 3), (3, 2)),
+    (ops.matmul, (2, 3), (3, 0)),
+    (ops.matmul, (2, 5, 0), (0, 4)),
+    (ops.matmul, (2, 0, 3), (3, 4)),
+    (ops.matmul, (0, 2, 3), (3, 4)),
+    (ops.matmul, (4, 2, 0), (4, 0, 3)),
+    (ops.matmul, (0,), (0, 4)),
+    (ops.matmul, (4, 0), (0,)),
+    (ops.matmul, (0,), (0,)),
+    (ops.linear, (5, 0), (0, 4), (4,)),
+    (ops.linear, (2, 5, 0), (0, 4), (4,)),
+    (ops.linear, (0, 3), (3, 4), (4,)),
+    (ops.linear, (0, 2, 3), (3, 4), (4,)),
+    (ops.linear, (5, 3), (3, 0), (0,)),
+    (lambda a: ops.reshape(a, (3, 0, 2)), (0, 5)),
+    (lambda a: ops.transpose(a), (0, 5)),
+    (lambda a: ops.concatenate([a, a]), (0, 5)),
+    (lambda a: ops.stack([a, a]), (0, 5)),
+    (lambda a: ops.softmax(a, 0), (5, 0)),
+    (lambda a: a[1:], (1, 5)),
+    (lambda a: ops.squeeze(ops.expand_dims(a, 0), 0), (0, 5)),
+    (nn.Flatten(), (3, 0, 2)),
+]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("case", NOTHING, ids=str)
+def test_arrays_without_elements_have_gradients_without_elements(case, fused):
+    op, *shapes = case
+    xs = [tb.tensor(np.ones(shape), requires_grad=True) for shape in shapes]
+    with tb.use_fused(fused):
+        y = op(*xs)
+        gs = tb.grad((y * y).sum(), xs, create_graph=True)
+        assert [g.shape for g in gs] == shapes
+        again = tb.grad(sum((g * g).sum() for g in gs), xs, allow_unused=True)
+    assert all(g is None or g.shape == shape for g, shape in zip(again, shapes, strict=True))
+
+
 def test_powers_of_zero_have_finite_gradients():
     x = tb.tensor([0.0, 2.0], requires_grad=True)
     for exponent, expected in [(0, [0, 0]), (1, [1, 1]), (2, [0, 4])]:
@@ -395,6 +480,11 @@ def test_comparisons_give_bools_without_history():
         assert not found.requires_grad
         np.testing.assert_array_equal(found.numpy(), expected)
     assert (x == None) is False  # noqa: E711
+    assert 2.0 in x
+    assert 4.0 not in x
+    assert None not in x
+    assert 1.0 not in tb.tensor(np.zeros((0, 2)))
+    assert 2.0 in tb.tensor([[1.0, 3.0], [2.0, 2.0]])
     assert (x != "x") is True
 
 

@@ -18,6 +18,8 @@ def explained(op: str, arrays: list[Any], static: dict[str, Any], error: Excepti
     kinds = (np.exceptions.AxisError, IndexError, ValueError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), TypeError)
     message = f"{op}({', '.join(given)}): {error}{static_tensors(static)}"
+    if isinstance(static.get("axis"), list):
+        message += "; expected axis as an int or a tuple of ints"
     return kind(message).with_traceback(error.__traceback__)
 
 

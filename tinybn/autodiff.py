@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from tinybn.backend import BackendMismatchError
@@ -42,8 +42,8 @@ def backward(
 
 
 def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
+    outputs: Tensor | Iterable[Tensor],
+    inputs: Tensor | Iterable[Tensor],
     grad_outputs: Any = None,
     *,
     create_graph: bool = False,
@@ -65,12 +65,12 @@ def grad(
         ValueError: no output depends on an input, or something does not require grad, or a gradient
             does not fit its output. See `backward` for others.
     """
-    if isinstance(outputs, Tensor):  # then grad_outputs is its gradient, or that in a list
-        outputs = [outputs]
+    single = isinstance(outputs, Tensor)
+    outputs, inputs = _several("outputs", outputs), _several("inputs", inputs)
+    if single:  # then grad_outputs is its gradient, or that in a list
         listed = isinstance(grad_outputs, list | tuple) and len(grad_outputs) == 1
         if not (listed and (grad_outputs[0] is None or hasattr(grad_outputs[0], "shape"))):
             grad_outputs = [grad_outputs]
-    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if grad_outputs is None:
         grad_outputs = [None] * len(outputs)
     if not isinstance(grad_outputs, list | tuple):
@@ -95,6 +95,17 @@ def grad(
     retain = create_graph if retain_graph is None else retain_graph or create_graph
     totals = walk(seeds, nodes, retain, create_graph, {*wanted})
     return tuple(totals.get(key) for key in wanted)
+
+
+def _several(what: str, given: Any) -> list[Tensor]:
+    """A Tensor, or several, as a list."""
+    if isinstance(given, Tensor):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"grad: expected {what} to be a Tensor or several, got {type(given).__name__}"
+        )
+    return list(given)
 
 
 def _key(tensor: Tensor, what: str) -> Node | Tensor:

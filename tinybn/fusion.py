@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, Protocol
 
 from tinybn.modes import current_mode, use_fused
 from tinybn.op import Op, as_array, module_of
-from tinybn.parameters import name_of
+from tinybn.parameters import name_of, signature_of
 from tinybn.tensor import Tensor
 
 P = ParamSpec("P")
@@ -78,9 +78,9 @@ class FusedOp(Op):
     closed_form: Callable[..., Any] | None = None
 
     def __init__(self, forward: Callable[..., Any], composition: Callable[..., Tensor]) -> None:
-        own = [*inspect.signature(forward).parameters.values()][1:]
+        own = [*signature_of(forward, "fused").parameters.values()][1:]
         inputs = [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
-        signature = inspect.signature(composition)
+        signature = signature_of(composition, "the composition of a fused op")
         if {p.name for p in own} != signature.parameters.keys():
             raise TypeError(
                 f"{name_of(forward)!r} and its composition {name_of(composition)!r} need the same "

@@ -97,6 +97,8 @@ def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[
     Raises:
         RuntimeError: A backward pass has freed the graph.
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a Tensor with a history, got {type(tensor).__name__}")
     end = tensor._node or tensor
     inside: dict[Any, list[Node]] = {}  # by box, oldest first
     inputs: dict[Any, dict[Any, None]] = {} if isinstance(end, Node) else {end: {}}

@@ -19,6 +19,8 @@ _shared = np.random.default_rng()
 def seed(n: int) -> None:
     """Restart the generator that everything without its own `rng=` draws from."""
     global _shared
+    if not isinstance(n, int | np.integer) or n < 0:
+        raise ValueError(f"seed: expected an integer of at least 0, got {n!r}")
     _shared = np.random.default_rng(n)
 
 

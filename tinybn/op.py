@@ -22,7 +22,7 @@ import numpy as np
 from tinybn import anomaly
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
-from tinybn.parameters import Parameters, name_of, picker, reads
+from tinybn.parameters import Parameters, name_of, picker, reads, signature_of
 from tinybn.tensor import Tensor, tick, wrap
 
 P = ParamSpec("P")
@@ -104,7 +104,10 @@ class Op:
                 sources.append(None)
                 needed.append(False)
             arrays.append(a)
-            owner = None if a is None and self.optional else MODULES[type(a)]
+            try:
+                owner = None if a is None and self.optional else MODULES[type(a)]
+            except TypeError as error:
+                raise TypeError(f"{self.name}: {error}") from None
             if owner is not None and owner is not xp:
                 xp = owner if xp is None else common_module(self.name, inputs)
         if tensors and scalars:  # NumPy's scalars count as Python's: they promote no dtype
@@ -168,6 +171,9 @@ def primitive(
         TypeError: a rule reads something else, or there are more rules than inputs.
     """
 
+    if not rules or not all(rule is None or callable(rule) for rule in rules):
+        raise TypeError(f"primitive: expected a rule (or None) per input, got {rules or 'none'}")
+
     def decorate(forward: Callable[Concatenate[Any, P], Array]) -> Callable[P, Tensor]:
         op = Primitive(forward, rules)
         function: Callable[P, Tensor] = op.function(forward, op.output)
@@ -180,7 +186,7 @@ class Primitive(Op):
     """See `primitive`."""
 
     def __init__(self, forward: Callable[..., Array], rules: tuple[Rule | None, ...]) -> None:
-        parameters = list(inspect.signature(forward).parameters.values())[1:]
+        parameters = list(signature_of(forward, "primitive").parameters.values())[1:]
         inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][: len(rules)]
         super().__init__(forward, inspect.Signature(parameters), inputs)
         self.rules: tuple[Any, ...] = rules

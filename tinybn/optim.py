@@ -15,6 +15,7 @@ import numpy as np
 from tinybn.backend import Array
 from tinybn.op import module_of
 from tinybn.optimizer import Arrays, Optimizer
+from tinybn.parameters import number
 from tinybn.tensor import Tensor, wrap
 
 __all__ = [
@@ -42,8 +43,8 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        if not 0 <= momentum < math.inf:
-            raise ValueError(f"SGD: expected momentum >= 0, got {momentum}")
+        if not 0 <= number(momentum) < math.inf:
+            raise ValueError(f"SGD: expected momentum >= 0, got {momentum!r}")
         if nesterov and momentum == 0:
             raise ValueError("SGD: nesterov=True needs a momentum > 0")
         super().__init__(params, lr, weight_decay)
@@ -84,10 +85,11 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"{type(self).__name__}: expected betas in [0, 1), got {betas}")
-        if not eps >= 0:
-            raise ValueError(f"{type(self).__name__}: expected eps >= 0, got {eps}")
+        two = isinstance(betas, tuple | list) and len(betas) == 2
+        if not two or not all(0 <= number(beta) < 1 for beta in betas):
+            raise ValueError(f"{type(self).__name__}: expected two betas in [0, 1), got {betas!r}")
+        if not number(eps) >= 0:
+            raise ValueError(f"{type(self).__name__}: expected eps >= 0, got {eps!r}")
         super().__init__(params, lr, weight_decay)
         self.betas = betas
         self.eps = eps
@@ -143,6 +145,11 @@ class Schedule:
     """
 
     def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
+        if not isinstance(optimizer, Optimizer) or not callable(factor):
+            raise TypeError(
+                "Schedule: expected an optimizer and a function of t such as cosine(1000), got "
+                f"{type(optimizer).__name__} and {type(factor).__name__}"
+            )
         self.optimizer = optimizer
         self.factor = factor
         self.base_lr = optimizer.lr
@@ -157,7 +164,7 @@ class Schedule:
 
 def step_decay(every: int, factor: float = 0.1) -> Factor:
     """A factor for `Schedule`: factor to the power ⌊t / every⌋."""
-    if every < 1 or not factor > 0:
+    if not number(every) >= 1 or not number(factor) > 0:
         raise ValueError(f"step_decay: expected every >= 1, factor > 0, got {every}, {factor}")
     return lambda t: factor ** (t // every)
 
@@ -167,14 +174,14 @@ def cosine(total: int, floor: float = 0.0) -> Factor:
 
     Source: Loshchilov & Hutter 2017 (1608.03983), equation 5, without restarts.
     """
-    if total < 1 or not 0 <= floor <= 1:
+    if not number(total) >= 1 or not 0 <= number(floor) <= 1:
         raise ValueError(f"cosine: expected total >= 1, 0 <= floor <= 1, got {total}, {floor}")
     return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, total) / total)) / 2
 
 
 def warmup(steps: int, after: Factor | None = None, start: float = 0.0) -> Factor:
     """A factor for `Schedule`: from `start` in a line to 1 at t = steps, then after(t - steps)."""
-    if steps < 1 or not 0 <= start <= 1:
+    if not number(steps) >= 1 or not 0 <= number(start) <= 1:
         raise ValueError(f"warmup: expected steps >= 1, 0 <= start <= 1, got {steps}, {start}")
 
     def factor(t: int) -> float:
@@ -196,8 +203,9 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
 
     Source: Pascanu, Mikolov & Bengio 2013 (1211.5063), algorithm 1; the 1e-6 is PyTorch's.
     """
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm: expected max_norm > 0, got {max_norm}")
+    if not number(max_norm) > 0:
+        raise ValueError(f"clip_grad_norm: expected max_norm > 0, got {max_norm!r}")
+    params = [params] if isinstance(params, Tensor) else params
     params = [p for p in params if p.grad is not None]
     if not params:
         raise ValueError("clip_grad_norm: no parameter has a gradient: call backward() first")

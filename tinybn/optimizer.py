@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinybn import checkpoint
-from tinybn.backend import MODULES, Array, move
+from tinybn.backend import MODULES, Array, described, move
+from tinybn.parameters import number
 from tinybn.tensor import Tensor
 
 Arrays: TypeAlias = tuple[Array, ...]
@@ -39,20 +40,23 @@ class Optimizer:
     memory: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
+            raise TypeError(
+                "expected a list of parameters, such as model.parameters(), got "
+                f"{type(params).__name__}"
+            )
         self.params = list(params)
         if not self.params:
             raise ValueError("an optimizer needs at least one parameter, got none")
         for i, p in enumerate(self.params):
             if not isinstance(p, Tensor) or not p.requires_grad or p._node is not None:
-                raise ValueError(
-                    f"parameter {i} is not a leaf Tensor with requires_grad=True: {p!r}"
-                )
+                raise ValueError(f"parameter {i} {_unfit(p)}")
         if len(set(self.params)) < len(self.params):
             raise ValueError("a parameter was given twice: it would be updated twice a step")
-        if not 0 < lr < math.inf:
-            raise ValueError(f"expected a learning rate lr > 0, got {lr}")
-        if not 0 <= weight_decay < math.inf:
-            raise ValueError(f"expected weight_decay >= 0, got {weight_decay}")
+        if not 0 < number(lr) < math.inf:
+            raise ValueError(f"expected a learning rate lr > 0, got {lr!r}")
+        if not 0 <= number(weight_decay) < math.inf:
+            raise ValueError(f"expected weight_decay >= 0, got {weight_decay!r}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
@@ -141,3 +145,15 @@ class Optimizer:
             which, _, name = full.partition(".")
             loaded[int(which)][name] = counts.setdefault(value, value) if name == "step" else value
         self.lr, self.state = lr, loaded
+
+
+def _unfit(p: Any) -> str:
+    """Why an optimizer can't train p, and what to do."""
+    if not isinstance(p, Tensor):
+        return f"is no Tensor, but a {type(p).__name__}: pass model.parameters()"
+    if p._node is not None:
+        return f"({described(p)}) is no leaf, but the output of {p._node.op.name!r}"
+    return (
+        f"({described(p)}) is frozen: its requires_grad is False; pass "
+        "[p for p in model.parameters() if p.requires_grad]"
+    )

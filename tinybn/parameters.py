@@ -1,12 +1,15 @@
-"""Which argument of a call is which, and what a gradient rule asks for."""
+"""Which argument of a call is which, what a gradient rule asks for, and what is a number."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
+
+import numpy as np
 
 
 class Parameters:
@@ -81,11 +84,23 @@ def _pythons_error(
     raise AssertionError(f"{name}{signature} takes this call")
 
 
+def signature_of(function: Any, what: str) -> inspect.Signature:
+    """The signature of a function; TypeError about `what` it is for if it can't be called."""
+    if not callable(function):
+        raise TypeError(f"{what}: expected a function, got {type(function).__name__}")
+    return inspect.signature(function)
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """The name of a function, also of a partial one or of an object that can be called."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)
+
+
+def number(value: Any) -> float:
+    """A real number as a float; NaN, which is in no range, for anything else."""
+    return float(value) if isinstance(value, int | float | np.number) else math.nan
 
 
 def reads(rule: Callable[..., Any], names: list[str], what: str) -> list[int]:

@@ -10,6 +10,7 @@ knows in which order things were computed, and whether an array changed after an
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,19 +49,16 @@ class Tensor(Methods):
         requires_grad: whether backward passes compute its gradient; needs a floating-point dtype.
         backend: "numpy" or "cupy"; by default what `use_backend` says, or else where `data` lives.
 
-    Attributes:
-        grad: a leaf's gradient, which backward passes add to; a Tensor, or None.
-
     Raises:
         TypeError: `data` holds no real numbers, or `requires_grad` needs another dtype.
     """
 
-    __slots__ = ("__weakref__", "_changed", "_data", "_node", "_tracked", "grad")
+    __slots__ = ("__weakref__", "_changed", "_data", "_grad", "_node", "_tracked")
     # NumPy and CuPy arrays leave `array + tensor` and the like to the Tensor.
     __array_ufunc__ = None
     __array_priority__ = 1000
 
-    grad: Tensor | None
+    _grad: Tensor | None
     _data: Array
 
     def __init__(
@@ -79,7 +77,7 @@ class Tensor(Methods):
         self._node: Any = None
         self._changed = 0
         self._tracked = False
-        self.grad = None
+        self._grad = None
         self.requires_grad = requires_grad
 
     @property
@@ -110,6 +108,21 @@ class Tensor(Methods):
         if wanted and self.dtype.kind != "f":
             raise _not_differentiable(self.dtype)
         self._tracked = bool(wanted)
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient of a leaf, which backward passes add to, or None. Others keep none."""
+        if self._node is not None and self._grad is None:
+            warnings.warn(
+                f"only leaves keep a gradient, and this is the output of {self._node.op.name!r}: "
+                "ask for it by tb.grad(loss, [it, ...])",
+                stacklevel=2,
+            )
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Tensor | None) -> None:
+        self._grad = gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -209,7 +222,7 @@ def wrap(array: Array, node: Any = None) -> Tensor:
     out._node = node
     out._changed = 0
     out._tracked = node is not None
-    out.grad = None
+    out._grad = None
     return out
 
 

@@ -6,6 +6,7 @@ different numbers: the first call is eager, the second records, the third only r
 """
 
 import importlib.util
+import inspect
 
 import numpy as np
 import pytest
@@ -263,10 +264,22 @@ def test_gradients_of_arguments_add_up_in_grad(backend):
 @pytest.mark.parametrize("name", sorted(WITHOUT_GRADIENT))
 def test_ops_without_gradient(name, backend):
     op = getattr(ops, name)
-    arity = 1 if name == "sign" else 2
+    arity = len(inspect.signature(op).parameters) if name != "argmax" else 1
+    bits = name in ("bitwise_and", "bitwise_or", "invert")
+
+    def step(*xs):
+        return op(*(x > 0 for x in xs) if bits else xs)
+
     assert_compiles(
-        op, backend, *[[tb.tensor(X[k - i].round(1)) for i in range(arity)] for k in range(3)]
+        step, backend, *[[tb.tensor(X[k - i].round(1)) for i in range(arity)] for k in range(3)]
     )
+
+
+@backends
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_argmax(axis, keepdims, backend):
+    assert_compiles(lambda x: x.argmax(axis, keepdims), backend, *[(tb.tensor(x),) for x in X])
 
 
 @backends

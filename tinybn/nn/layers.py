@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +13,10 @@ from tinybn import ops
 from tinybn.backend import drawn
 from tinybn.init import Initializer, generator, initializer
 from tinybn.nn.module import Module, at_least_1, parameter
-from tinybn.nn.norm import NORMS
+from tinybn.nn.norm import NORMS, BatchNorm
 from tinybn.op import module_of
+from tinybn.ops import checks
+from tinybn.parameters import number
 from tinybn.tensor import Input, Tensor
 
 
@@ -22,7 +26,12 @@ class Sequential(Module):
     def __init__(self, *layers: Module) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: expected Modules, got {type(layer).__name__} at {i}")
+                made = isinstance(layer, type) and issubclass(layer, Module)
+                what = f"the class {layer.__name__}" if made else type(layer).__name__
+                raise TypeError(
+                    f"Sequential: expected Modules, as in Sequential(Linear(4, 8), ReLU()), got "
+                    f"{what} at {i}"
+                )
         self.layers = layers
 
     def children(self) -> Iterator[tuple[str, Module]]:
@@ -100,9 +109,10 @@ class Flatten(Module):
     """From (N, …) to (N, product of the rest)."""
 
     def forward(self, x: Input) -> Tensor:
-        if x.ndim < 1:
-            raise ValueError(f"Flatten: expected x of shape (N, …), got {x.shape}")
-        return ops.reshape(x, (x.shape[0], int(np.prod(x.shape[1:]))))
+        shape = checks.array_shape("Flatten", x)
+        if not shape:
+            raise ValueError(f"Flatten: expected x of shape (N, …), got {shape}")
+        return ops.reshape(x, (shape[0], math.prod(shape[1:])))
 
 
 class Dropout(Module):
@@ -114,12 +124,13 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | None = None) -> None:
-        if not 0 <= p < 1:
-            raise ValueError(f"Dropout: expected a probability 0 <= p < 1, got {p}")
+        if not 0 <= number(p) < 1:
+            raise ValueError(f"Dropout: expected a probability 0 <= p < 1, got {p!r}")
         self.p = p
         self.rng = None if rng is None else generator(rng)
 
     def forward(self, x: Input) -> Tensor:
+        checks.array_shape("Dropout", x)
         if not self.training or self.p == 0:
             return x
         p, rng, shape, dtype = self.p, self.rng, x.shape, x.dtype
@@ -159,19 +170,35 @@ class MLP(Sequential):
         init: str | Initializer = "default",
         rng: np.random.Generator | None = None,
     ) -> None:
+        if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+            raise TypeError(f"MLP: expected a list of sizes, as in MLP([4, 8, 3]), got {sizes!r}")
         if len(sizes) < 2:
             raise ValueError(
                 f"MLP: expected at least an input and an output size, got {list(sizes)}"
             )
-        if isinstance(norm, str) and norm != "none" and norm not in NORMS:
-            raise ValueError(f"MLP: unknown norm {norm!r}: expected one of {['none', *NORMS]}")
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ValueError(f"MLP: unknown activation {activation!r}: one of {[*ACTIVATIONS]}")
-        make_norm = NORMS.get(norm) if isinstance(norm, str) else norm
+        make_norm = _norm_maker(norm)
         layers: list[Module] = []
         for n, m in pairwise(sizes[:-1]):
-            layers.append(Linear(n, m, bias=norm != "batch", init=init, rng=rng))
-            layers += [make_norm(m)] if make_norm else []
-            layers.append(ACTIVATIONS[activation]())
+            norms = [make_norm(at_least_1("sizes", m))] if make_norm else []
+            bias = not any(isinstance(made, BatchNorm) for made in norms)
+            layers.append(Linear(n, m, bias=bias, init=init, rng=rng))
+            layers += [*norms, ACTIVATIONS[activation]()]
         layers.append(Linear(sizes[-2], sizes[-1], init=init, rng=rng))
         super().__init__(*layers)
+
+
+def _norm_maker(norm: Any) -> Callable[[int], Module] | None:
+    """The function from width to Module that MLP's `norm` stands for; None for no norm."""
+    if norm is None or norm == "none":
+        return None
+    if isinstance(norm, str) and norm not in NORMS:
+        raise ValueError(f"MLP: unknown norm {norm!r}: expected one of {['none', *NORMS]}")
+    found = NORMS[norm] if isinstance(norm, str) else norm
+    if not callable(found) or isinstance(found, Module):
+        raise TypeError(
+            f"MLP: expected norm to be one of {['none', *NORMS]}, or a function from width to "
+            f"Module such as nn.BatchNorm, got {norm!r}"
+        )
+    return found

@@ -13,6 +13,8 @@ import numpy as np
 from tinybn import ops
 from tinybn.backend import Array
 from tinybn.nn.module import Module, at_least_1, parameter
+from tinybn.ops import checks
+from tinybn.parameters import number
 from tinybn.tensor import Input, Tensor, tensor
 
 
@@ -23,8 +25,8 @@ class Norm(Module):
     """The attributes that `repr` shows."""
 
     def __init__(self, shape: tuple[int, ...], eps: float, gamma: bool, beta: bool) -> None:
-        if not eps >= 0:
-            raise ValueError(f"expected eps >= 0, got {eps}")
+        if not number(eps) >= 0:
+            raise ValueError(f"{type(self).__name__}: expected a number eps >= 0, got {eps!r}")
         self.eps = eps
         self.gamma = parameter(1.0, shape) if gamma else None
         self.beta = parameter(0.0, shape) if beta else None
@@ -35,7 +37,7 @@ class Norm(Module):
 
     def check_channels(self, x: Input, channels: int) -> None:
         """Raise ValueError unless x is (N, channels, …)."""
-        shape = x.shape
+        shape = checks.array_shape(str(self), x)
         if len(shape) < 2 or shape[1] != channels:
             raise ValueError(
                 f"{self}: expected x of shape (N, {channels}) or (N, {channels}, …), got {shape}"
@@ -43,9 +45,10 @@ class Norm(Module):
 
     def axes(self, x: Input, last: tuple[int, ...]) -> tuple[int, ...]:
         """The axes of x that have the lengths `last`; ValueError unless they are its last ones."""
-        if x.shape[-len(last) :] != last:
+        shape = checks.array_shape(str(self), x)
+        if shape[-len(last) :] != last:
             expected = ", ".join(map(str, last))
-            raise ValueError(f"{self}: expected x of shape (…, {expected}), got {x.shape}")
+            raise ValueError(f"{self}: expected x of shape (…, {expected}), got {shape}")
         return tuple(range(-len(last), 0))
 
 
@@ -78,8 +81,8 @@ class BatchNorm(Norm):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> None:
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"BatchNorm: expected 0 <= momentum <= 1 or None, got {momentum}")
+        if momentum is not None and not 0 <= number(momentum) <= 1:
+            raise ValueError(f"BatchNorm: expected 0 <= momentum <= 1 or None, got {momentum!r}")
         self.num_features = n = at_least_1("num_features", num_features)
         super().__init__((n,), eps, affine, affine)
         self.momentum = momentum

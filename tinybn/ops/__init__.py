@@ -56,6 +56,11 @@ def _iterate(self: Tensor) -> Iterator[Tensor]:
     return (self[i] for i in range(len(self)))
 
 
+def _contains(self: Tensor, value: Any) -> bool:
+    found = self == value
+    return bool(sum(found)) if isinstance(found, Tensor) else False
+
+
 for _name, _op in {
     "add": add,
     "sub": subtract,
@@ -63,6 +68,8 @@ for _name, _op in {
     "truediv": divide,
     "pow": power,
     "matmul": matmul,
+    "and": bitwise_and,
+    "or": bitwise_or,
 }.items():
     setattr(Tensor, f"__{_name}__", _op)
     setattr(Tensor, f"__r{_name}__", _swapped(_op))
@@ -81,6 +88,8 @@ _method: Any
 for _name, _method in {
     "__neg__": negative,
     "__abs__": abs,
+    "__invert__": invert,
+    "__contains__": _contains,
     "__getitem__": getitem,
     "__iter__": _iterate,
     "T": property(transpose),
@@ -92,7 +101,7 @@ for _name, _method in {
 
 for _method in (
     *(abs, exp, log, sqrt, tanh, sigmoid, relu, clip, astype, to),
-    *(sum, mean, var, max, min, logsumexp, softmax, log_softmax),
+    *(sum, mean, var, std, max, min, argmax, logsumexp, softmax, log_softmax),
     *(swapaxes, expand_dims, squeeze, broadcast_to),
 ):
     setattr(Tensor, _method.__name__, _method)

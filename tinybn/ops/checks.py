@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinybn.backend import MODULES, Array, checked
+from tinybn.parameters import number
 from tinybn.tensor import Tensor, shape_of
 
 
@@ -24,8 +25,10 @@ def batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float) -
 
 def last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[int, ...]:
     """The axes to normalize over, which must be the last of x; gamma and beta have their shape."""
-    shape = shape_of(x)
+    shape = array_shape(name, x)
     axes = axis if isinstance(axis, tuple) else (axis,)
+    if not all(isinstance(a, int | np.integer) for a in axes):
+        raise TypeError(f"{name}: expected axis as an int or a tuple of ints, got {axis!r}")
     last = tuple(range(len(shape) - len(axes), len(shape)))
     if not axes or last[0] < 0 or tuple(sorted(a + len(shape) * (a < 0) for a in axes)) != last:
         raise ValueError(f"{name}: expected the last axes of x {shape}, got axis={axis}")
@@ -36,6 +39,8 @@ def last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[i
 def group_norm(x: Any, groups: int, gamma: Any, beta: Any, eps: float) -> None:
     """The groups must divide the channels."""
     _check_channels("group_norm", x, gamma, beta, eps=eps)
+    if not isinstance(groups, int | np.integer):
+        raise TypeError(f"group_norm: expected groups to be an integer, got {groups!r}")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"group_norm: {groups} groups do not divide {x.shape[1]} channels evenly")
 
@@ -49,7 +54,7 @@ def instance_norm(x: Any, gamma: Any, beta: Any, eps: float) -> None:
 
 
 def _check_channels(name: str, x: Any, *per_channel: Any, eps: float) -> None:
-    shape = shape_of(x)
+    shape = array_shape(name, x)
     if len(shape) < 2:
         raise ValueError(f"{name}: expected x of shape (N, C) or (N, C, …), got {shape}")
     _check(name, shape, shape[1:2], per_channel, eps)
@@ -62,8 +67,8 @@ def _check(name: str, shape: Any, expected: Any, params: tuple[Any, ...], eps: f
             raise ValueError(
                 f"{name}: expected {what} of shape {expected} for x {shape}, got {shape_of(param)}"
             )
-    if not eps >= 0:
-        raise ValueError(f"{name}: expected eps >= 0, got {eps}")
+    if not number(eps) >= 0:
+        raise ValueError(f"{name}: expected a number eps >= 0, got {eps!r}")
     if 0 in shape:
         raise ValueError(f"{name}: x of shape {shape} has no elements (an empty batch?)")
 
@@ -78,7 +83,7 @@ def _more_than_one(name: str, x: Any, channels: int) -> None:
 
 def linear(x: Any, weight: Any, bias: Any) -> None:
     """x (…, in), weight (in, out), bias (out,) or None."""
-    x_shape, w_shape = shape_of(x), shape_of(weight)
+    x_shape, w_shape = array_shape("linear", x), array_shape("linear", weight)
     if len(w_shape) != 2 or not x_shape or x_shape[-1] != w_shape[0]:
         raise ValueError(
             f"linear: x {x_shape} does not fit weight {w_shape}: expected (…, in) and (in, out)"
@@ -92,7 +97,7 @@ def linear(x: Any, weight: Any, bias: Any) -> None:
 
 def cross_entropy(logits: Any, labels: Any) -> Array:
     """The labels as an array on the host, checked against logits (N, C)."""
-    shape = shape_of(logits)
+    shape = array_shape("cross_entropy", logits)
     if len(shape) != 2:
         raise ValueError(f"cross_entropy: expected logits of shape (N, C), got {shape}")
     labels = constant(labels)
@@ -128,6 +133,16 @@ def _check_range(labels: np.ndarray, classes: int) -> None:
             f"cross_entropy: expected labels from 0 to {classes - 1} for {classes} classes, "
             f"got {labels.min()} to {labels.max()}"
         )
+
+
+def array_shape(name: str, x: Any) -> tuple[int, ...]:
+    """The shape of x; TypeError if it is neither a Tensor nor an array nor a number."""
+    if not hasattr(x, "shape") and not isinstance(x, int | float):
+        raise TypeError(
+            f"{name}: expected a Tensor or an array, got {type(x).__name__}: make a Tensor of it "
+            "with tb.tensor(...)"
+        )
+    return shape_of(x)
 
 
 def constant(value: Any) -> Any:

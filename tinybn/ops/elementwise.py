@@ -14,11 +14,12 @@ from numpy.typing import DTypeLike
 from tinybn import backend as backends
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
+from tinybn.parameters import number
 
 __all__ = [
-    "abs", "add", "astype", "clip", "divide", "equal", "exp", "greater", "greater_equal", "less",
-    "less_equal", "log", "maximum", "minimum", "multiply", "negative", "not_equal", "power", "sign",
-    "sqrt", "subtract", "to", "where",
+    "abs", "add", "astype", "bitwise_and", "bitwise_or", "clip", "divide", "equal", "exp",
+    "greater", "greater_equal", "invert", "less", "less_equal", "log", "maximum", "minimum",
+    "multiply", "negative", "not_equal", "power", "sign", "sqrt", "subtract", "to", "where",
 ]  # fmt: skip
 
 
@@ -138,14 +139,19 @@ def _share(g: Any, chosen: Any, tied: Any) -> Any:
 
 
 @primitive(lambda g, a, a_min, a_max: g * (a >= _bound(a_min, -1)) * (a <= _bound(a_max, 1)))
-def clip(xp: Any, a: Array, a_min: float | None = None, a_max: float | None = None) -> Array:
-    """a within [a_min, a_max]; None means no bound. ValueError if a_min > a_max."""
-    if _bound(a_min, -1) > _bound(a_max, 1):
+def clip(xp: Any, a: Array, a_min: Any = None, a_max: Any = None) -> Array:
+    """a within [a_min, a_max]: numbers, arrays (constants), or None for no bound.
+
+    Raises:
+        ValueError: the number a_min is larger than the number a_max.
+    """
+    low, high = _bound(a_min, -1), _bound(a_max, 1)
+    if number(low) > number(high):
         raise ValueError(f"a_min ({a_min}) is larger than a_max ({a_max})")
-    return xp.clip(a, _bound(a_min, -1), _bound(a_max, 1))
+    return xp.clip(a, low, high)
 
 
-def _bound(bound: float | None, side: int) -> float:
+def _bound(bound: Any, side: int) -> Any:
     return side * math.inf if bound is None else bound
 
 
@@ -169,6 +175,24 @@ def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
 def to(xp: Any, a: Array, backend: str) -> Array:
     """a on another backend, "numpy" or "cupy"; its gradient returns to the backend of a."""
     return backends.move(a, backend)
+
+
+@primitive(None, None)
+def bitwise_and(xp: Any, a: Array, b: Array) -> Array:
+    """a & b: "and" of bools, or of the bits of integers."""
+    return a & b
+
+
+@primitive(None, None)
+def bitwise_or(xp: Any, a: Array, b: Array) -> Array:
+    """a | b: "or" of bools, or of the bits of integers."""
+    return a | b
+
+
+@primitive(None)
+def invert(xp: Any, a: Array) -> Array:
+    """~a: "not" of bools, or of the bits of integers."""
+    return ~a
 
 
 @primitive(None, None)

@@ -204,7 +204,7 @@ def linear(xp: Any, x: Array, weight: Array, bias: Any) -> Any:
 
 @linear.backward
 def _(xp: Any, needed: Any, dy: Array, saved: Any, x: Array, weight: Array, bias: Any) -> Any:
-    rows, dy_rows = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
+    rows, dy_rows = (a.reshape(linalg.rows(a)) for a in (x, dy))
     return (
         dy @ weight.T if needed[0] else None,
         rows.T @ dy_rows if needed[1] else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tinybn.backend import Array
@@ -26,6 +27,11 @@ def _left(g: Any, a: Any, b: Any) -> Any:
     return g @ _transposed(b)
 
 
+def rows(a: Any) -> tuple[int, int]:
+    """The shape of a as a matrix of its rows. NumPy can't tell how many rows of no columns."""
+    return (-1 if a.size else math.prod(a.shape[:-1])), a.shape[-1]
+
+
 def _right(g: Any, a: Any, b: Any) -> Any:
     """aᵀ g."""
     if a.ndim == 1:
@@ -33,14 +39,17 @@ def _right(g: Any, a: Any, b: Any) -> Any:
     if b.ndim == 1:
         return squeeze(_transposed(a) @ expand_dims(g, -1), -1)
     if b.ndim == 2 < a.ndim:  # one product of tall matrices, not a stack of products to be summed
-        return reshape(a, (-1, a.shape[-1])).T @ reshape(g, (-1, g.shape[-1]))
+        return reshape(a, rows(a)).T @ reshape(g, rows(g))
     return _transposed(a) @ g
 
 
 @primitive(_left, _right)
 def matmul(xp: Any, a: Array, b: Array) -> Array:
     """a @ b: (…, n, k) and (…, k, m) give (…, n, m), with NumPy's rules for 1-d arrays."""
-    return a @ b
+    try:
+        return a @ b
+    except ValueError:
+        raise ValueError("expected shapes (…, n, k) and (…, k, m), or (k,) for either") from None
 
 
 def linear(x: Input, weight: Input, bias: Input | None = None) -> Tensor:

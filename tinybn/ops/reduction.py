@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
-from tinybn.ops.elementwise import astype, exp, log
+from tinybn.ops.elementwise import astype, exp, log, sqrt
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
+from tinybn.parameters import number
 from tinybn.summation import add_up, average
 from tinybn.tensor import Input, Tensor
 
 __all__ = [
-    "log_softmax", "logsumexp", "max", "mean", "min", "softmax", "sum", "var",
+    "argmax", "log_softmax", "logsumexp", "max", "mean", "min", "softmax", "std", "sum", "var",
 ]  # fmt: skip
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -63,6 +64,12 @@ def min(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     return a.min(axis=axis, keepdims=keepdims)
 
 
+@primitive(None)
+def argmax(xp: Any, a: Array, axis: int | None = None, keepdims: bool = False) -> Array:
+    """Where the largest element is, the first if there are several. It has no gradient."""
+    return a.argmax(axis=axis, keepdims=keepdims)
+
+
 @primitive(lambda g, y, d, axis: g)
 def recentre(xp: Any, d: Array, axis: Axis = None) -> Array:
     """d - mean(d), for d = x - mean(x): removes the rounding error of mean(x) from d.
@@ -74,14 +81,25 @@ def recentre(xp: Any, d: Array, axis: Axis = None) -> Array:
 
 
 def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    """Σ (a - mean(a))² / (n - ddof). ValueError unless n > ddof."""
+    """Σ (a - mean(a))² / (n - ddof). ValueError unless n > ddof.
+
+    ddof is 0 by default, as in NumPy, and 1 in PyTorch.
+    """
     mu = mean(a, axis, keepdims=True)
     d = recentre(a - mu, axis)
     squares = sum(d * d, axis, keepdims)
     n = d.size // squares.size
-    if n <= ddof:
-        raise ValueError(f"var: {n} elements along axis {axis} are too few for ddof={ddof}")
+    if not n > number(ddof):
+        raise ValueError(f"var: {n} elements along axis {axis} are too few for ddof={ddof!r}")
     return squares / (n - ddof)
+
+
+def std(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+    """The square root of `var`; where all elements are equal, its gradient is NaN.
+
+    ddof is 0 by default, as in NumPy, and 1 in PyTorch. Normalization adds ε first: see `ops.norm`.
+    """
+    return sqrt(var(a, axis, ddof, keepdims))
 
 
 def _peak(a: Input, axis: Axis) -> Array:

@@ -75,6 +75,9 @@ def stack(arrays: Sequence[Input], axis: int = 0) -> Tensor:
 def _several(name: str, arrays: Sequence[Input]) -> list[Any]:
     if not isinstance(arrays, list | tuple) or not arrays:
         raise ValueError(f"{name}: expected a list or tuple of at least one Tensor or array")
+    for a in arrays:
+        if not hasattr(a, "shape"):
+            raise TypeError(f"{name}: expected Tensors or arrays, got {type(a).__name__} {a!r}")
     return list(arrays)
 
 

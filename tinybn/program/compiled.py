@@ -221,6 +221,8 @@ def program(
     Raises:
         RecordingError: The step does something that can't be recorded.
     """
+    if not callable(step):
+        raise TypeError(f"program: expected a function, got {type(step).__name__}")
     state = State(step)
     backend = _backend_of(state, leaves_of((args, keywords)))
     return passes(record(step, args, keywords, state, backend).program)

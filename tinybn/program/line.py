@@ -38,6 +38,7 @@ EXPRESSIONS: dict[str, str] = {
     "sum_as": "{0}.sum({axis}, keepdims=True, dtype={dtype})",
     "max": "{0}.max({axis}, keepdims=True)",
     "min": "{0}.min({axis}, keepdims=True)",
+    "argmax": "{0}.argmax({axis}, keepdims=True)",
     "reshape": "{0}.reshape({shape})",
     "transpose": "{0}.transpose({axes})",
     "broadcast_to": "np.broadcast_to({0}, {shape})",

@@ -147,6 +147,12 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
         y = self.library.write(op, self, axis=axes, **static)
         return y if keepdims else y.squeeze(axes)
 
+    def argmax(self, axis: Any = None, keepdims: bool = False) -> Recorded:
+        if axis is not None:
+            return self._reduced("argmax", axis, keepdims)
+        y = self.reshape(-1)._reduced("argmax", 0)
+        return y.reshape((1,) * self.ndim) if keepdims else y
+
     max, min = partialmethod(_reduced, "max"), partialmethod(_reduced, "min")
 
     def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Recorded:
