@@ -71,7 +71,9 @@ def test_outputs_and_inputs_may_come_from_generators():
     found = tb.grad((a.sum() for a in (x * 2, y * 3)), (a for a in (x, y)))
     assert [g.numpy()[0] for g in found] == [2, 3]
     for outputs, inputs in [(None, x), (x.sum(), None), (x.sum(), 3)]:
-        with pytest.raises(TypeError, match="grad: expected .*puts to be a Tensor or several, got"):
+        with pytest.raises(
+            TypeError, match=r"grad: expected .*puts to be a Tensor or several, got"
+        ):
             tb.grad(outputs, inputs)
 
 

@@ -10,7 +10,7 @@ from numeric import draw
 
 import tinybn as tb
 from tinybn import ops
-from tinybn.check import cases, compare
+from tinybn.check import GradientError, cases, compare
 from tinybn.fusion import FUSED
 from tinybn.op import primitive
 
@@ -47,6 +47,11 @@ X = draw((6, 3))
 def test_a_right_closed_form_is_accepted_on_every_dtype_and_order(planted):
     rows = compare(planted(scaled, forward, right), [X])
     assert misses(rows) == set()
+    assert rows.check() is rows
+    head, *lines = str(rows).splitlines()
+    assert head.split()[:3] == ["op", "backend", "dtype"]
+    assert len(lines) == len(rows)
+    assert all(line.endswith("ok") for line in lines)
     assert {(r.method, r.dtype) for r in rows} == {
         (m, d) for m in ("fused", "composition") for d in ("float32", "float64")
     } | {("differences", "float64")}
@@ -68,6 +73,11 @@ def test_a_right_closed_form_is_accepted_on_every_dtype_and_order(planted):
 )
 def test_a_wrong_closed_form_is_rejected_at_the_order_where_it_is_wrong(planted, wrong):
     rows = compare(planted(scaled, forward, wrong), [X], orders=2)
+    with pytest.raises(
+        GradientError, match=r"\d+ of \d+ results are off:\n\nop  .*verdict\n"
+    ) as error:
+        rows.check()
+    assert str(error.value).count("MISS") == len(rows.misses) > 0
     assert misses(rows) == {("fused", "float32", 1), ("fused", "float64", 1)}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from tinybn.check.derivatives import Floats, by_autodiff, by_differences, draw_weights, leaves
+from tinybn.check.table import Row, Table
 from tinybn.fusion import FUSED, Fused, FusedOp
 from tinybn.modes import use_fused, watch
 from tinybn.tensor import Tensor
@@ -24,30 +25,6 @@ Rival: TypeAlias = Callable[[list[Floats], list[list[Floats]], int], Sequence[Se
 """Another implementation: takes the inputs, the weights (see derivatives.py) and the highest order,
 and returns [[output], [gradient of each input], …].
 """
-
-
-class Row(NamedTuple):
-    """How far one result of one method is from the reference.
-
-    method is "fused", "composition", "differences" or the name of a rival; order 0 is the output.
-    max_abs is the largest error, and max_rel the same as a fraction of the largest element. max_ulp
-    and median_ulp are in units of ε times the scale of the result (see `_reference`), and limit is
-    the largest max_ulp that is right. verdict is "ok", or what is wrong. Rivals have no backend and
-    no verdict ("").
-    """
-
-    op: str
-    backend: str
-    dtype: str
-    method: str
-    order: int
-    input: str
-    max_abs: float
-    max_rel: float
-    max_ulp: float
-    median_ulp: float
-    limit: float
-    verdict: str
 
 
 class Exact(NamedTuple):
@@ -70,7 +47,7 @@ def compare(
     differences: bool = True,
     rivals: Mapping[str, Rival] | None = None,
     rng: np.random.Generator | None = None,
-) -> list[Row]:
+) -> Table:
     """Measure a fused op's closed form and its composition against a more precise reference.
 
     The reference is the composition in `EXACT`. Finite differences, which rely on no gradient rule,
@@ -97,7 +74,8 @@ def compare(
         rng: Draws the weights of the derivatives; `np.random.default_rng(0)` by default.
 
     Returns:
-        A row per dtype, backend, method, order and input.
+        A row per dtype, backend, method, order and input. It prints as a table, and its `check()`
+        raises an error if a result is off.
 
     Raises:
         TypeError: If the op is not fused.
@@ -135,7 +113,7 @@ def compare(
     below = F64 if np.finfo(EXACT).eps < np.finfo(F64).eps else F32
     measured = rows("numpy", below, "composition", run(below, "numpy", False), unlimited)
     lost = [max(r.max_ulp for r in measured if r.order == k) for k in range(orders + 1)]
-    table: list[Row] = []
+    table = Table()
     for dtype in [np.dtype(name) for name in dtypes]:
         for backend in backends:
             for method, closed in (("composition", False), ("fused", True)):
