@@ -191,3 +191,54 @@ def test_statistics_and_labels_with_a_history_are_refused():
     x = leaf(4, 3)
     with pytest.raises(ValueError, match=r"requires grad.*constant.*detach"):
         ops.batch_norm(x, mean=x.mean(0), var=x.var(0))
+
+
+# Dtypes
+
+NORMS = {
+    "batch_norm": lambda x: ops.batch_norm(x),
+    "evaluation": lambda x: ops.batch_norm(x, mean=np.zeros(4) + 0.5, var=np.ones(4)),
+    "layer_norm": lambda x: ops.layer_norm(x),
+    "rms_norm": lambda x: ops.rms_norm(x),
+    "group_norm": lambda x: ops.group_norm(x, 2),
+    "cross_entropy": lambda x: ops.cross_entropy(x, np.arange(len(x.data)) % 4),
+}
+OTHERS = {
+    "softmax": lambda x: ops.softmax(x),
+    "log_softmax": lambda x: ops.log_softmax(x),
+    "logsumexp": lambda x: ops.logsumexp(x, axis=1),
+    "var": lambda x: ops.var(x, axis=1),
+    "mean": lambda x: ops.mean(x),
+    "mse_loss": lambda x: ops.mse_loss(x, x.data[::-1].copy()),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8, np.int8, np.uint16, np.int64, bool])
+@pytest.mark.parametrize("name", [*NORMS, *OTHERS])
+def test_narrow_dtypes_neither_overflow_nor_wrap_around(name, dtype):
+    f = (NORMS | OTHERS)[name]
+    values = np.random.default_rng(0).integers(-300, 300, (8, 4))
+    values = values if dtype == np.float16 else values.clip(*_range(dtype))
+    values = values.astype(dtype)
+    exact = f(tb.tensor(values, dtype=np.float64)).numpy()
+    for fused in (True, False):
+        with tb.use_fused(fused):
+            y = f(tb.tensor(values))
+        assert y.dtype == (np.float16 if dtype == np.float16 else np.float64)
+        expected = exact.astype(y.dtype)
+        np.testing.assert_allclose(y.numpy(), expected, rtol=2e-3 if y.dtype.itemsize < 4 else 1e-9)
+
+
+def _range(dtype):
+    return (0, 1) if dtype is bool else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+
+
+def test_the_mean_of_many_large_float16():
+    assert ops.mean(np.full(4000, 200, np.float16)) == 200
+
+
+def test_second_derivatives_of_power_where_the_exponent_is_0():
+    a, b = tb.tensor(3.0, requires_grad=True), tb.tensor(0.0, requires_grad=True)
+    first = tb.grad(a**b, [a, b], create_graph=True)
+    found = [tb.grad(g, x, retain_graph=True)[0].item() for g in first for x in (a, b)]
+    np.testing.assert_allclose(found, [0, 1 / 3, 1 / 3, np.log(3) ** 2], rtol=1e-6)

@@ -66,16 +66,21 @@ def _in_place(name: str, op: Callable[..., Tensor]) -> Callable[[Tensor, Any], T
     return change
 
 
+HARMLESS = {"shape", "ndim", "size", "result_type", "shares_memory", "may_share_memory"}
+"""NumPy's functions that look at no element."""
+
+
 def _numpy_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
     """NumPy's functions work on Tensors without history, as on arrays; others are refused."""
+
+    name = function.__name__
 
     def plain(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return type(value)(map(plain, value))
         if not isinstance(value, Tensor):
             return value
-        if value._tracked:
-            name = function.__name__
+        if value._tracked and name not in HARMLESS:
             op = f"tb.ops.{name}" if name in __all__ else "tb.ops"
             raise TypeError(
                 f"numpy.{name} would lose the history of a Tensor: use {op}, or detach()"
