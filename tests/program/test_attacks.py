@@ -404,6 +404,15 @@ def test_settings_that_are_equal(other, backend):
     assert_same(make, backend)
 
 
+def test_numbers_are_of_their_type():
+    def step(x, k):
+        return x * k if isinstance(k, float) else x + k
+
+    run = tb.compile(step, backend="numpy")
+    for k in (2.0, 3.0, 4.0, 2, 3, 4):
+        np.testing.assert_array_equal(run(X[0], k), step(X[0], k))
+
+
 def test_zeros_have_signs():
     def make():
         zero = 0.0
