@@ -77,7 +77,7 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     __array__, __dlpack__ = map(needs_numbers, ("a NumPy array (np.asarray)", "DLPack"))
     item, tolist, tobytes = map(needs_numbers, (".item()", ".tolist()", ".tobytes()"))
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """What isinstance sees: float or int for a number, as in the step that is not recorded."""
         return self.line.kind or type(self)
