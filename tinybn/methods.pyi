@@ -10,6 +10,7 @@ from tinybn.tensor import Axis, Operand, Tensor
 class Methods:
     """See tinybn.ops for what each does. ops/__init__.py binds them."""
 
+    grad: Tensor | None
     @property
     def T(self) -> Tensor: ...  # noqa: N802
     def __iter__(self) -> Iterator[Tensor]: ...

@@ -5,60 +5,31 @@
     def multiply(xp, a, b):
         return a * b
 
-Called with a Tensor that requires grad, an op leaves a `Node`: where each input came from, and the
-arrays that the rules read, no others. Nodes point backwards only, so there are no cycles: a graph
-is freed with the last Tensor that refers to it. fusion.py declares fused ops.
+Called with a Tensor that requires grad, an op leaves a `Node` in the graph (node.py). fusion.py
+declares fused ops.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 
 from tinybn import anomaly
+from tinybn.arrays import shares_memory
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
+from tinybn.node import Node, record
 from tinybn.parameters import Parameters, name_of, picker, reads, signature_of
-from tinybn.tensor import Tensor, tick, wrap
+from tinybn.tensor import Tensor, time_of_change, wrap
+
+__all__ = ["Node", "Op", "Primitive", "as_array", "module_of", "primitive"]
 
 P = ParamSpec("P")
 Rule: TypeAlias = Callable[..., Any]
 """The gradient of one input, as a function of whatever it names: see `primitive`."""
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """One recorded call of an op.
-
-    Attributes:
-        sources: per input, the Node that computed it, the leaf that it is, or None (a constant).
-        needed: per input, whether it required grad when the op was called.
-        arrays: per input, its array, or None if no rule reads it.
-        output: the output if a rule reads it, or None; of a fused op, what its forward saved.
-        shape, dtype: of the output, and so of its gradient.
-        time: when the op was called, by the clock of tensor.py.
-        line: the user's line that called it, under `detect_anomaly`.
-    """
-
-    op: Op
-    static: dict[str, Any]
-    sources: tuple[Any, ...] | None
-    needed: tuple[bool, ...]
-    arrays: list[Any] | None
-    output: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    time: int
-    line: str | None
-    _changed: ClassVar[int] = 0  # like a Tensor's; nothing can change a node
-
-    def release(self) -> None:
-        """Free what the backward pass reads: no other pass can go through this node."""
-        self.sources = self.arrays = self.output = None
 
 
 class Op:
@@ -120,18 +91,13 @@ class Op:
         mode = current_mode()
         if mode.anomaly:
             anomaly.check_output(self.name, y, arrays)
-        if not (mode.record and self.differentiable and True in needed):
-            return wrap(y), kept
-        for i in self.unread:
-            arrays[i] = None
-        for i in self.constant:
-            sources[i], needed[i] = None, False
-        line = anomaly.user_line() if mode.anomaly else None
-        origin = tuple(sources), tuple(needed)  # lists would take more memory
-        node = Node(self, static, *origin, arrays, kept, y.shape, y.dtype, tick(), line)
-        if mode.outputs:
-            mode.outputs(node, y)
-        return wrap(y, node), kept
+        recorded = mode.record and self.differentiable and True in needed and y.dtype.kind == "f"
+        node = record(self, arrays, sources, needed, static, y, kept, mode) if recorded else None
+        output = wrap(y, node)
+        for a in inputs:
+            if isinstance(a, Tensor) and shares_memory(y, a._data):
+                (node or output)._changed = time_of_change(a)
+        return output, kept
 
     def output(self, inputs: Sequence[Any], static: dict[str, Any]) -> Any:
         """The output alone."""
@@ -210,6 +176,10 @@ class Primitive(Op):
         self.keeps_output = "y" in read
         self.unread = [i for i, name in enumerate(inputs) if name not in read]
         self.constant = [i for i, rule in enumerate(rules) if rule is None]
+
+    def output(self, inputs: Sequence[Any], static: dict[str, Any]) -> Any:
+        """The output alone."""
+        return self.run(inputs, static)[0]
 
     def compute(self, xp: Any, arrays: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         try:

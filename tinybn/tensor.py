@@ -3,14 +3,14 @@
 A Tensor is a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows the
 Node that made it (`_node`, see op.py). A leaf has none; it is where gradients end up.
 
-Every recorded op, and every change of a leaf's array, takes a tick of one clock. So a backward pass
-knows in which order things were computed, and whether an array changed after an op had read it.
+Every recorded op, and every change of an array through `data`, takes a tick of one clock. So a
+backward pass knows in which order things were computed, and whether an array changed after an op
+had read it. Tensors that share memory (views, `detach()`) share the time of its last change.
 """
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
-from tinybn.arrays import new_array
+from tinybn.arrays import holds, new_array
 from tinybn.backend import MODULES, Array
 
 if TYPE_CHECKING:
@@ -42,15 +42,17 @@ class Tensor(Methods):
     """An array with a gradient. `Tensor(...)` and `tb.tensor(...)` are the same call.
 
     Args:
-        data: a Tensor, an array (of NumPy, CuPy, or any library with DLPack), a number, or nested
-            lists of numbers; it is copied. Lists and Python numbers become float32. Arrays and
-            NumPy scalars keep their dtype.
+        data: a Tensor, an array of any library, a number, or nested lists of numbers; it is copied.
+            Lists and Python numbers become float32. Arrays and NumPy scalars keep their dtype.
         dtype: another dtype.
         requires_grad: whether backward passes compute its gradient; needs a floating-point dtype.
         backend: "numpy" or "cupy"; by default what `use_backend` says, or else where `data` lives.
 
+    Attributes:
+        grad: a leaf's gradient, which backward passes add to; a Tensor, or None.
+
     Raises:
-        TypeError: `data` holds no real numbers, or `requires_grad` needs another dtype.
+        TypeError: `data` holds no real numbers, or its dtype can't require grad.
     """
 
     __slots__ = ("__weakref__", "_changed", "_data", "_grad", "_node", "_tracked")
@@ -71,30 +73,38 @@ class Tensor(Methods):
     ) -> None:
         if isinstance(data, Tensor):
             data = data._data
-        elif isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
+        elif holds(data, Tensor):
             raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
         self._data = new_array(data, dtype, backend or backends.default())
         self._node: Any = None
-        self._changed = 0
+        self._changed: list[int] | None = None
         self._tracked = False
         self._grad = None
         self.requires_grad = requires_grad
 
     @property
     def data(self) -> Array:
-        """The array. Setting it (also by `t.data -= a`) is a change that backward notices."""
+        """The array. Backward passes notice when it is set, also by `t.data -= a`, but they can't
+        notice when elements are, as by `t.data[0] = a`.
+        """
         return self._data
 
     @data.setter
     def data(self, array: Array) -> None:
-        if MODULES[type(array)] is None:
-            raise TypeError(f"data must be an array, got {type(array).__name__}")
+        if array is self._data:  # and has changed, as by `t.data -= a`
+            time_of_change(self)[0] = tick()
+            return
+        if isinstance(array, Tensor) or MODULES[type(array)] is None:
+            raise TypeError(
+                f"data must be an array, got {type(array).__name__}: use the `data` of a Tensor, "
+                "as in p.data -= lr * p.grad.data"
+            )
         if self._node is not None:
-            raise ValueError("the data of an op's output can't be set: detach() it first")
+            raise ValueError("the data of an op's output can't be replaced: detach() it first")
         if self._tracked and array.dtype.kind != "f":
             raise _not_differentiable(array.dtype)
         self._data = array
-        self._changed = tick()
+        self._changed = [tick()]
 
     @property
     def requires_grad(self) -> bool:
@@ -108,21 +118,6 @@ class Tensor(Methods):
         if wanted and self.dtype.kind != "f":
             raise _not_differentiable(self.dtype)
         self._tracked = bool(wanted)
-
-    @property
-    def grad(self) -> Tensor | None:
-        """The gradient of a leaf, which backward passes add to, or None. Others keep none."""
-        if self._node is not None and self._grad is None:
-            warnings.warn(
-                f"only leaves keep a gradient, and this is the output of {self._node.op.name!r}: "
-                "ask for it by tb.grad(loss, [it, ...])",
-                stacklevel=2,
-            )
-        return self._grad
-
-    @grad.setter
-    def grad(self, gradient: Tensor | None) -> None:
-        self._grad = gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,17 +147,27 @@ class Tensor(Methods):
     def item(self) -> float:
         """The value of a Tensor with one element, as a Python number."""
         if self.size != 1:
-            raise ValueError(
-                f"item() needs exactly one element, this Tensor has shape {self.shape}"
-            )
+            raise ValueError(f"item() needs exactly one element, got shape {self.shape}")
         return self._data.item()
 
     def detach(self) -> Tensor:
         """The same array as a leaf without history: no gradient flows through it."""
-        return wrap(self._data)
+        leaf = wrap(self._data)
+        leaf._changed = time_of_change(self)
+        return leaf
+
+    def __copy__(self) -> Tensor:
+        leaf = self.detach()
+        leaf._tracked = self._tracked
+        return leaf
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        """For np.asarray(tensor): a copy without history; with copy=False, the array itself."""
+        """For np.asarray(tensor): a copy; with copy=False, the array itself."""
+        if self._tracked:
+            raise TypeError(
+                "a Tensor that requires grad would lose its history in NumPy: use an op of tb.ops, "
+                "or detach() it"
+            )
         if self.backend != "numpy":
             raise TypeError("a CuPy Tensor is not converted silently: use .numpy()")
         return np.array(self._data, dtype=dtype, copy=copy is not False)
@@ -220,10 +225,17 @@ def wrap(array: Array, node: Any = None) -> Tensor:
     out = Tensor.__new__(Tensor)
     out._data = array
     out._node = node
-    out._changed = 0
+    out._changed = None
     out._tracked = node is not None
     out._grad = None
     return out
+
+
+def time_of_change(tensor: Tensor) -> list[int]:
+    """When the memory of a Tensor last changed: a list, which all that share the memory share."""
+    holder = tensor._node or tensor
+    holder._changed = holder._changed or [0]
+    return holder._changed
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

@@ -123,6 +123,8 @@ def contributions(
     assert arrays is not None
     if goal is not None:
         needed = tuple(need and s in goal for need, s in zip(needed, sources, strict=True))
+    if node.output is not None and _has_changed(node, node.time):
+        raise _stale(f"the output of {node.op.name!r}")
     if mode.record:
         values = _recorded_gradients(node, g, needed)
     else:
@@ -131,12 +133,8 @@ def contributions(
     for i, source in enumerate(sources):
         if source is None:
             continue
-        if source._changed > node.time and arrays[i] is not None:
-            raise RuntimeError(
-                f"input {i} of {node.op.name!r} was changed in place after the op read it (by an "
-                "optimizer step, load_state_dict, …), but its backward pass needs the old values: "
-                "run backward before the change, or forward again after it"
-            )
+        if arrays[i] is not None and _has_changed(source, node.time):
+            raise _stale(f"input {i} of {node.op.name!r}")
         if not needed[i]:
             continue
         value = values[i]
@@ -146,6 +144,18 @@ def contributions(
         if getattr(value, "shape", None) != like.shape or value.dtype != like.dtype:
             value = _fit(value, like, node, i)
         yield i, source, value
+
+
+def _has_changed(source: Node | Tensor, time: int) -> bool:
+    return source._changed is not None and source._changed[0] > time
+
+
+def _stale(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what} was changed in place after the op read it (by an optimizer step, "
+        "load_state_dict, …), but its backward pass needs the old values: run backward before the "
+        "change, or forward again after it"
+    )
 
 
 def _recorded_gradients(node: Node, g: Tensor, needed: Sequence[bool]) -> Sequence[Any]:

@@ -234,6 +234,13 @@ def test_masks():
     )
 
 
+def test_methods_that_are_not_recorded():
+    run = tb.compile(lambda x: (tb.tensor(x) > 0).data.all())
+    run(BATCHES[0][0])
+    with pytest.raises(RecordingError, match=r"test_errors\.py:\d+: an array's \.all\(\) is not"):
+        run(BATCHES[0][0])
+
+
 def test_functions_that_are_not_recorded():
     refused(lambda x, y, loss, m, o: np.linalg.norm(x), "numpy.norm is not recorded: use tb.ops")
     refused(lambda x, y, loss, m, o: np.add.reduce(x), "numpy.add.reduce")

@@ -146,5 +146,9 @@ def array_shape(name: str, x: Any) -> tuple[int, ...]:
 
 
 def constant(value: Any) -> Any:
-    """The array of a Tensor; anything else as it is."""
+    """The array of a Tensor; anything else as it is. ValueError if a gradient would be lost."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(
+            "a Tensor that requires grad is given where only a constant can be: detach() it"
+        )
     return value.data if isinstance(value, Tensor) else value

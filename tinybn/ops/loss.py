@@ -6,7 +6,7 @@ from typing import Any
 
 from tinybn.op import module_of
 from tinybn.ops import checks
-from tinybn.ops.elementwise import where
+from tinybn.ops.elementwise import narrow, where, wide
 from tinybn.ops.reduction import log_softmax, mean, sum
 from tinybn.tensor import Input, Tensor, shape_of
 
@@ -37,5 +37,5 @@ def mse_loss(prediction: Input, target: Input) -> Tensor:
     shapes = shape_of(prediction), shape_of(target)
     if shapes[0] != shapes[1]:
         raise ValueError(f"mse_loss: expected equal shapes, got {shapes[0]} and {shapes[1]}")
-    difference = prediction - target
-    return mean(difference * difference)
+    difference = wide(prediction) - wide(target)
+    return narrow(mean(difference * difference), prediction, target)

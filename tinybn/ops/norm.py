@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinybn.ops import checks
-from tinybn.ops.elementwise import sqrt
+from tinybn.ops.elementwise import narrow, sqrt, wide
 from tinybn.ops.reduction import mean, recentre
 from tinybn.ops.shape import reshape
 from tinybn.tensor import Input, Tensor
@@ -28,11 +28,13 @@ from tinybn.tensor import Input, Tensor
 
 def _normalize(x: Input, gamma: Any, beta: Any, axis: tuple[int, ...], eps: float) -> Tensor:
     """Normalize x along `axis`; gamma and beta broadcast against x."""
-    mu = mean(x, axis, keepdims=True)
-    d = recentre(x - mu, axis)
+    a = wide(x)
+    mu = mean(a, axis, keepdims=True)
+    d = recentre(a - mu, axis)
     var = mean(d * d, axis, keepdims=True)
     x_hat = d / sqrt(var + eps)
-    return scale_and_shift(x_hat, gamma, beta)
+    y = scale_and_shift(x_hat, gamma, beta)
+    return narrow(y, x, gamma, beta)
 
 
 def scale_and_shift(x_hat: Any, gamma: Any, beta: Any) -> Any:
@@ -73,10 +75,11 @@ def batch_norm(
     gamma, beta = per_channel(gamma, x), per_channel(beta, x)
     if mean is None:
         return _normalize(x, gamma, beta, axis, eps)
-    dtype = x.dtype if x.dtype.kind == "f" else "float64"
-    mu, var = (per_channel(checks.constant(v), x).astype(dtype) for v in (mean, var))
-    x_hat = (x - mu) / sqrt(var + eps)
-    return scale_and_shift(x_hat, gamma, beta)
+    a = wide(x)
+    mu, var = (per_channel(checks.constant(v), x).astype(a.dtype) for v in (mean, var))
+    x_hat = (a - mu) / sqrt(var + eps)
+    y = scale_and_shift(x_hat, gamma, beta)
+    return narrow(y, x, gamma, beta)
 
 
 def layer_norm(
@@ -114,8 +117,10 @@ def rms_norm(
     See `layer_norm` for arguments and errors.
     """
     axis = checks.last_axes("rms_norm", x, axis, gamma, eps=eps)
-    x_hat = x / sqrt(mean(x * x, axis, keepdims=True) + eps)
-    return scale_and_shift(x_hat, gamma, None)
+    a = wide(x)
+    x_hat = a / sqrt(mean(a * a, axis, keepdims=True) + eps)
+    y = scale_and_shift(x_hat, gamma, None)
+    return narrow(y, x, gamma)
 
 
 def group_norm(

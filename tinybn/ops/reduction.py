@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
-from tinybn.ops.elementwise import astype, exp, log, sqrt
+from tinybn.ops.elementwise import astype, exp, log, narrow, sqrt, wide
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.parameters import number
 from tinybn.summation import add_up, average
@@ -85,13 +85,13 @@ def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T
 
     ddof is 0 by default, as in NumPy, and 1 in PyTorch.
     """
-    mu = mean(a, axis, keepdims=True)
-    d = recentre(a - mu, axis)
+    b = wide(a)
+    d = recentre(b - mean(b, axis, keepdims=True), axis)
     squares = sum(d * d, axis, keepdims)
     n = d.size // squares.size
     if not n > number(ddof):
         raise ValueError(f"var: {n} elements along axis {axis} are too few for ddof={ddof!r}")
-    return squares / (n - ddof)
+    return narrow(squares / (n - ddof), a)
 
 
 def std(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
@@ -99,7 +99,7 @@ def std(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T
 
     ddof is 0 by default, as in NumPy, and 1 in PyTorch. Normalization adds ε first: see `ops.norm`.
     """
-    return sqrt(var(a, axis, ddof, keepdims))
+    return narrow(sqrt(var(wide(a), axis, ddof, keepdims)), a)
 
 
 def _peak(a: Input, axis: Axis) -> Array:
@@ -111,18 +111,21 @@ def _peak(a: Input, axis: Axis) -> Array:
 
 def logsumexp(a: Input, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(a), without overflow: m + log Σ exp(a - m) with m = max(a)."""
-    peak = _peak(a, axis)
-    y = log(sum(exp(a - peak), axis, keepdims=True)) + peak
+    b = wide(a)
+    peak = _peak(b, axis)
+    y = narrow(log(sum(exp(b - peak), axis, keepdims=True)) + peak, a)
     return y if keepdims else squeeze(y, axis=tuple(range(y.ndim)) if axis is None else axis)
 
 
 def softmax(a: Input, axis: Axis = -1) -> Tensor:
     """exp(a) / Σ exp(a), without overflow."""
-    e = exp(a - _peak(a, axis))
-    return e / sum(e, axis, keepdims=True)
+    b = wide(a)
+    e = exp(b - _peak(b, axis))
+    return narrow(e / sum(e, axis, keepdims=True), a)
 
 
 def log_softmax(a: Input, axis: Axis = -1) -> Tensor:
     """log softmax(a) = a - logsumexp(a), exact even where softmax(a) rounds to 0."""
-    d = a - _peak(a, axis)
-    return d - log(sum(exp(d), axis, keepdims=True))
+    b = wide(a)
+    d = b - _peak(b, axis)
+    return narrow(d - log(sum(exp(d), axis, keepdims=True)), a)

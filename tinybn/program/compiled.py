@@ -8,7 +8,9 @@ changed that was read while recording.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.metadata
+import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -30,8 +32,16 @@ from tinybn.tensor import Tensor
 LOCK = threading.RLock()
 """One for all compiled steps, since they may share models."""
 
+if hasattr(os, "register_at_fork"):  # a child gets no lock that a thread of its parent holds
+    os.register_at_fork(
+        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
+    )
+
 MANY = 16
 """So many recordings of one step deserve a warning; the oldest of one kind are forgotten."""
+
+OLDEST_NUMBA = "0.62"
+"""The LLVM of older ones ends the process when it meets the larger of two floats."""
 
 SIMPLE = {np.ndarray, Tensor, float, int}
 """Types of arguments that are not nested."""
@@ -123,14 +133,24 @@ def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]
 
 @functools.cache
 def _has_numba() -> bool:
-    if importlib.util.find_spec("numba"):
-        return True
+    """Whether there is a Numba that may be used. Importing it would take half a second."""
+    try:
+        found = importlib.metadata.version("numba")
+        if _numbers(found) >= _numbers(OLDEST_NUMBA):
+            return True
+        problem = f"Numba {found} is older than {OLDEST_NUMBA}"
+    except importlib.metadata.PackageNotFoundError:
+        problem = "Numba is not installed"
     warnings.warn(
-        "compiled steps run on NumPy, without loops of their own, since Numba is not installed: "
+        f"compiled steps run on NumPy, without loops of their own, since {problem}: "
         "pip install 'tinybn[compile]'",
         stacklevel=6,
     )
     return False
+
+
+def _numbers(version: str) -> list[int]:
+    return [*map(int, re.findall(r"\d+", version)[:2])]
 
 
 def _kind(leaf: Any) -> Any:

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import contextvars
 import dis
+import functools
 import sys
 import types
+import weakref
+from collections import ChainMap, UserDict, UserList
 from collections.abc import Iterator
 from typing import Any
 
 from tinybn.nn.module import Module
 from tinybn.optim import Optimizer
-from tinybn.program.place import Place
+from tinybn.program.place import Place, current, referent
 
 QUIET = {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__del__"}
 """Methods that a step does not call by using an object."""
+
+
+PARTS: dict[Any, tuple[Any, ...]] = {
+    types.FunctionType: ("__code__", "__defaults__", "__kwdefaults__"),
+    types.MethodType: ("__func__", "__self__"),
+    functools.partial: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+    property: ("fget", "fset"),
+    UserDict: ("data",),
+    UserList: ("data",),
+    ChainMap: ("maps",),
+    weakref.ref: (referent,),
+    contextvars.ContextVar: (current,),
+}
+"""Attributes through which Python's own objects refer to others."""
+
+
+def parts_of(name: str, value: Any) -> Iterator[Place]:
+    """Where the PARTS of an object are."""
+    for key in next((keys for kind, keys in PARTS.items() if isinstance(value, kind)), ()):
+        yield Place("self" if key == "__self__" else name, value, key)
 
 
 def by_user(what: Any) -> bool:
@@ -56,7 +81,9 @@ def attributes_of(name: str, thing: Any, words: set[str]) -> Iterator[Place]:
     if not isinstance(thing, Module | Optimizer | type):  # of these, all are known already
         for word in sorted(words & own.keys()):
             yield Place(f"{name}.{word}", own, word)
-    for base in filter(by_user, (thing if isinstance(thing, type) else type(thing)).__mro__):
+    kind = thing if isinstance(thing, type) else type(thing)
+    inherited = set()
+    for base in filter(by_user, kind.__mro__):
         for word in sorted(words & vars(base).keys()):
             value = vars(base)[word]
             if isinstance(value, types.MemberDescriptorType):  # of __slots__
@@ -65,3 +92,6 @@ def attributes_of(name: str, thing: Any, words: set[str]) -> Iterator[Place]:
                 yield Place(f"{name}.{word}", value, "__func__")
             elif not isinstance(value, types.GetSetDescriptorType):
                 yield Place(f"{name}.{word}", base, word)
+                inherited.add(word)
+    for word in sorted(inherited - vars(kind).keys()):  # the class itself may get one, too
+        yield Place(f"{name}.{word}", kind, word)

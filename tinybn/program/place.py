@@ -34,7 +34,21 @@ def contents(array: Any) -> Any:
     return array.shape, array.dtype.str, array.tobytes()
 
 
+def referent(reference: Any) -> Any:
+    """As a key: what a weak reference refers to."""
+    return reference()
+
+
+def current(variable: Any) -> Any:
+    """As a key: the value of a context variable."""
+    return variable.get(None)
+
+
 COMPUTED = {
+    type: "type({owner}) is {value}",
+    bytes: "bytes({owner}) == {value}",
+    referent: "{owner}() is {value}",
+    current: "{owner}.get(None) is {value}",
     size: "len({owner}) == {value}",
     items: "len({owner}) == len({value}) and all(map(is_, {owner}, {value}))",
     contents: "contents({owner}) == {value}",

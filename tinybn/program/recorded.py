@@ -77,6 +77,16 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     __array__, __dlpack__ = map(needs_numbers, ("a NumPy array (np.asarray)", "DLPack"))
     item, tolist, tobytes = map(needs_numbers, (".item()", ".tolist()", ".tobytes()"))
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What isinstance sees: float or int for a number, as in the step that is not recorded."""
+        return self.line.kind or type(self)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if callable(getattr(np.ndarray, name, None)) and not name.startswith("__"):
+            raise refused(f"an array's .{name}() is not recorded: use tb.ops")
+        raise AttributeError(f"a recorded array has no attribute {name!r}")
+
     def __repr__(self) -> str:
         return f"<recorded {self.line.op}: {self.dtype} {self.shape}>"
 

@@ -106,7 +106,7 @@ class Run:
             place.set(None)
         now = tick()
         for tensor in self.changed:
-            tensor._changed = now
+            tensor._changed = [now]
         for k in step.tensors:
             results[k] = wrap(results[k])
         return mapped(

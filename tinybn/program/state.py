@@ -13,9 +13,10 @@ settings   everything else (flags, sizes, which layers there are). If one change
 
 from __future__ import annotations
 
-import functools
+import gc
 import random
 import types
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,19 +26,10 @@ import numpy as np
 
 from tinybn.nn.module import Module
 from tinybn.optim import Optimizer
-from tinybn.program.names import attributes_of, by_user, names_in, operators
+from tinybn.program.names import attributes_of, by_user, names_in, operators, parts_of
 from tinybn.program.place import COMPUTED, NOTHING, Place, contents, is_array, items, same, size
 from tinybn.program.recorded import refused
 from tinybn.tensor import Tensor
-
-PARTS: dict[Any, tuple[str, ...]] = {
-    types.FunctionType: ("__code__", "__defaults__", "__kwdefaults__"),
-    types.MethodType: ("__func__", "__self__"),
-    functools.partial: ("func", "args", "keywords"),
-    functools.cached_property: ("func",),
-    property: ("fget", "fset"),
-}
-"""Attributes through which Python's own objects refer to others."""
 
 
 class State:
@@ -75,9 +67,9 @@ class State:
             return
         self._seen[place.id] = place  # which keeps its owner, so that no other gets that id
         value = place.get()
-        if is_array(value) and isinstance(place.owner, tuple):
+        if is_array(value) and (isinstance(place.owner, tuple) or place.key in COMPUTED):
             self.captured.append((place, value))
-            self.settings.append((Place(place.name, value, contents), contents(value)))
+            self._fix(place.name, value, contents)
         elif is_array(value) or place.is_gradient:
             self.arrays.append(place)
         elif number and isinstance(value, int | float | np.generic) and type(value) is not bool:
@@ -99,6 +91,7 @@ class State:
             self._objects.append((name, value))
         if user and not static:
             self._words |= operators(type(value))
+            self._fix(f"the class of {name}", value, type)
         if attributes is not None:
             self._hold(f"the attributes of {name}", attributes)
         if isinstance(value, Tensor):
@@ -118,6 +111,13 @@ class State:
                 self._visit(Place(f"{name}[{key!r}]", parts, key))
         elif isinstance(value, types.FunctionType):
             self._enter_function(value)
+        elif isinstance(value, types.MappingProxyType):
+            self._enter(name, gc.get_referents(value)[0])
+        elif isinstance(value, bytearray | array):
+            self._fix(name, value, bytes)
+        elif isinstance(value, np.ndarray):  # of strings, for instance
+            self._fix(name, value, contents)
+            self._enter(name, tuple(value.flat) if value.dtype.hasobject else ())
         elif hasattr(value, "__next__") and not user:
             raise refused(
                 f"the step refers to an iterator, {name}: call next() outside, and pass what it "
@@ -130,16 +130,17 @@ class State:
             for key in attributes or ():
                 self._visit(Place(f"{name}.{key}", attributes, key))
         else:
-            self._visit_parts(name, value)
+            for place in parts_of(name, value):
+                self._visit(place)
 
     def _hold(self, name: str, container: Any, key: Any = size) -> None:
         """A container must keep its size, or its items."""
         self._containers.append((name, container))
-        self.settings.append((Place(name, container, key), key(container)))
+        self._fix(name, container, key)
 
-    def _visit_parts(self, name: str, value: Any) -> None:
-        for key in next((keys for kind, keys in PARTS.items() if isinstance(value, kind)), ()):
-            self._visit(Place("self" if key == "__self__" else name, value, key))
+    def _fix(self, name: str, owner: Any, key: Any) -> None:
+        """Something COMPUTED must stay the same."""
+        self.settings.append((Place(name, owner, key), key(owner)))
 
     def _enter_function(self, function: types.FunctionType) -> None:
         """Visit the variables that a user's function mentions."""
@@ -152,7 +153,8 @@ class State:
             self._visit(Place(name, cell, "cell_contents"))
         for name in sorted(variables):
             self._visit(Place(name, function.__globals__, name))
-        self._visit_parts(function.__name__, function)
+        for place in parts_of(function.__name__, function):
+            self._visit(place)
 
     def _enter_module(self, name: str, module: Module) -> None:
         """Visit a model's state. The model's name is part of theirs only if there are several."""

@@ -103,8 +103,8 @@ class Step:
         for place, line in (*installed, *new):
             self._left_at(place, line)
         for i, leaf in enumerate(given):
-            if isinstance(leaf, Tensor) and leaf.grad is not None:
-                self.gradients.append((self._output(leaf.grad._data), i))
+            if isinstance(leaf, Tensor) and leaf._grad is not None:
+                self.gradients.append((self._output(leaf._grad._data), i))
         results: dict[int, Any] = {id(a): Result(i - len(given)) for i, a in enumerate(given)}
         self.returned = mapped(lambda leaf: self._returned(leaf, results), result)
 
@@ -231,7 +231,7 @@ def check_tensors(leaves: Iterable[Any], state: State) -> None:
     for i, leaf in tensors:
         for wrong, what in (
             (leaf._node is not None, "was computed by recorded ops: detach() it"),
-            (leaf.grad is not None, "has a gradient: a compiled step starts from leaves"),
+            (leaf._grad is not None, "has a gradient: a compiled step starts from leaves"),
             (id(leaf) in state.tensors, "is a Tensor that the step refers to, too"),
             (ids.count(id(leaf)) > 1, "is the same Tensor as another"),
         ):
