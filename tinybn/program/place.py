@@ -70,7 +70,7 @@ class Place(NamedTuple):
 
     @property
     def is_gradient(self) -> bool:
-        return isinstance(self.owner, Tensor) and self.key == "grad"
+        return isinstance(self.owner, Tensor) and self.key == "_grad"
 
     @property
     def is_entry(self) -> bool:

@@ -12,7 +12,7 @@ from tinybn.program.step import Result, Step, check_tensors
 from tinybn.program.tree import bare, mapped
 from tinybn.tensor import Tensor, tick, wrap
 
-_grad = attrgetter("grad")
+_grad = attrgetter("_grad")
 
 
 class Run:
@@ -38,7 +38,7 @@ class Run:
         # Places of arrays, then of settings, and what they held at the last call
         self.slots = [(i, p) for i, p in places if inputs[i] in used and p.id not in counts]
         self.shapes = [(inputs[i].shape, inputs[i].dtype) for i, _ in self.slots]
-        arrays = [p._replace(key="grad._data") if p.is_gradient else p for _, p in self.slots]
+        arrays = [p._replace(key="_grad._data") if p.is_gradient else p for _, p in self.slots]
         settings = state.fixed()
         self.places = [*arrays, *(place for place, _ in settings)]
         self.known = [*(None for _ in arrays), *(value for _, value in settings)]

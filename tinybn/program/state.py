@@ -97,7 +97,7 @@ class State:
         if isinstance(value, Tensor):
             self.tensors[id(value)] = name
             self._visit(Place(name, value, "_data"))
-            self._visit(Place(f"d_{name}", value, "grad"))
+            self._visit(Place(f"d_{name}", value, "_grad"))
             self._visit(Place(f"{name}.requires_grad", value, "_tracked"))
         elif isinstance(value, Module):
             self._enter_module(name, value)
