@@ -439,3 +439,86 @@ def test_batch_norm_of_integers_equals_its_composition(dtype, given):
         expected = ops.batch_norm(x, gamma, **given)
     assert y.dtype == expected.dtype == np.float64
     np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-6)
+
+
+# What is wrong with a fused op that a user declares
+
+
+def twice(x, b=None):
+    return x * 2 if b is None else x * 2 + b
+
+
+def returning(found):
+    return lambda xp, x, b: found(x)
+
+
+def test_a_closed_form_that_forgets_what_it_saved_is_refused(planted):
+    for found, what in [
+        (lambda x: x * 2, "ndarray"),
+        (lambda x: (x * 2, x, x), "tuple of 3"),
+        (lambda x: [x * 2, x], "list of 2"),
+        (lambda x: None, "NoneType"),
+    ]:
+        op = planted(twice, returning(found), None)
+        with pytest.raises(
+            TypeError, match=f"planted: .* a tuple of the output and .*, got {what}$"
+        ):
+            op(here(np.ones((2, 3))))  # two rows: they would unpack
+
+
+@pytest.mark.host("messages")
+def test_gradients_that_are_missing_are_named(planted):
+    def forward(xp, x, b):
+        return x * 2 if b is None else x * 2 + b, ()
+
+    x, b = (tb.tensor(np.ones(3), requires_grad=True) for _ in range(2))
+    op = planted(twice, forward, None)
+    op.op.closed_form = None
+    with pytest.raises(
+        TypeError, match=r"'planted' has no gradients: declare them with @planted.backward"
+    ):
+        op(x, b).sum().backward()
+    with tb.use_fused(False):
+        op(x, b).sum().backward()
+    for found, what in [(lambda g: (2 * g,), "tuple of 1"), (lambda g: 2 * g, "ndarray"), (lambda g: (g, g, g), "tuple of 3")]:  # fmt: skip
+        op = planted(twice, forward, lambda xp, needed, g, *_, found=found: found(g))
+        with pytest.raises(
+            TypeError, match=rf"'planted' returned {what}: .* a tuple of 2, .* \(x, b\)"
+        ):
+            op(x, b).sum().backward()
+    op = planted(twice, forward, lambda xp, needed, g, *_: (2 * g[:1], g))
+    with pytest.raises(
+        TypeError, match=r"rule 0 of 'planted' gave no gradient for .* its shape is \(1,\)"
+    ):
+        op(x, b).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda xp, x: (x, ()),
+        lambda xp, x, bias: (x, ()),
+        lambda xp, x, b, *, eps: (x, ()),
+        lambda x, b: (x, ()),
+    ],
+)
+def test_a_composition_must_have_the_same_parameters(forward):
+    with pytest.raises(TypeError, match="'<lambda>' and its composition 'twice' need the same"):
+        fused(composition=twice)(forward)
+    assert "<lambda>" not in FUSED
+
+
+def test_a_name_that_is_taken_is_refused_but_a_function_may_be_defined_again(planted):
+    own = FUSED["batch_norm"]
+
+    def batch_norm(xp, x, b):
+        return x, ()
+
+    with pytest.raises(
+        ValueError, match=r"fused op 'batch_norm' already, of tinybn.ops.fused: give"
+    ):
+        fused(composition=twice)(batch_norm)
+    assert FUSED["batch_norm"] is own
+    first = planted(twice, lambda xp, x, b: (x * 2, ()), None)
+    again = planted(twice, lambda xp, x, b: (x * 2, ()), None)
+    assert FUSED["planted"] is again.op is not first.op

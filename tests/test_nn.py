@@ -87,6 +87,28 @@ def test_an_mlp_has_the_activation_that_was_asked_for(name):
     assert len(model) == 3
 
 
+@pytest.mark.parametrize("norm", ["batch", nn.BatchNorm, lambda width: nn.BatchNorm(width, 0.1)])
+def test_no_linear_before_batch_norm_has_a_bias(norm):
+    first, batch_norm, *_, last = nn.MLP([4, 8, 3], norm=norm)
+    assert first.bias is None
+    assert isinstance(batch_norm, nn.BatchNorm)
+    assert last.bias is not None
+    assert nn.MLP([4, 8, 3], norm=nn.LayerNorm)[0].bias is not None
+
+
+def test_layers_take_their_input_by_name():
+    x = tb.tensor(np.ones((2, 3), np.float32))
+    for layer in (
+        nn.Linear(3, 2),
+        nn.ReLU(),
+        nn.BatchNorm(3),
+        nn.LayerNorm(3),
+        nn.Flatten(),
+        nn.MLP([3, 4, 2]),
+    ):
+        np.testing.assert_array_equal(layer(x=x).numpy(), layer(x).numpy())
+
+
 def test_an_mlp_without_hidden_layers_is_one_linear_layer():
     assert [type(layer) for layer in nn.MLP([4, 3], "batch")] == [nn.Linear]
 

@@ -1,5 +1,6 @@
 """Ops as their users see them: rules that name what they read, real functions, clear errors."""
 
+import functools
 import inspect
 import pydoc
 import traceback
@@ -267,3 +268,106 @@ def test_watch_reports_and_outputs_together_and_ends_with_its_block():
     assert [node.op.name for node in outputs] == ["multiply", "sum"]
     assert {c.node for c in reports} == set(outputs)
     assert current_mode().report is current_mode().outputs is None
+
+
+# What is wrong with an op that a user declares
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"),
+    [
+        ((1, 2), "tuple"),
+        (None, "NoneType"),
+        ([1.0], "list"),
+        (1.5, "float"),
+        (tb.tensor(1.0), "Tensor"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_function_that_returns_no_array_is_refused(returned, what, recorded):
+    op = primitive(lambda g: g)(lambda xp, a: returned)
+    x = leaf(3) if recorded else leaf(3).detach()
+    with pytest.raises(
+        TypeError, match=f"<lambda>: expected its array function .* array, got {what}$"
+    ):
+        op(x)
+    if what != "float":  # a number from numbers is one
+        with pytest.raises(TypeError, match="expected its array function"):
+            op(draw((3,)))
+
+
+def test_a_tensor_in_place_of_a_static_argument_is_refused():
+    fewer = primitive(lambda g, b: g * b)(lambda xp, a, b: a * b)
+    for b in (leaf(2, 3), leaf(2, 3).detach()):
+        with pytest.raises(
+            TypeError, match="got Tensor; b has no gradient rule, so it can't be a Tensor"
+        ):
+            fewer(leaf(2, 3), b)
+    with pytest.raises(TypeError, match="axis has no gradient rule, so it can't be a Tensor: pass"):
+        ops.sum(leaf(2, 3), axis=leaf(1))
+
+
+def test_an_error_in_a_rule_names_the_op():
+    @primitive(lambda g: g * z)  # noqa: F821
+    def forgets_z(xp, a, z=2.0):
+        return a * z
+
+    @primitive(lambda g: g @ g)
+    def odd(xp, a):
+        return a * 1
+
+    for op, kind in ((forgets_z, NameError), (odd, ValueError)):
+        for order in (False, True):
+            x = leaf(2, 3)
+            with pytest.raises(kind) as error:
+                tb.grad(op(x).sum(), x, create_graph=order)
+            (note,) = error.value.__notes__
+            assert note.startswith(f"in a gradient rule of {op.op.name!r}; a rule reads what")
+
+
+def test_partial_functions_and_objects_are_array_functions():
+    class Scaled:
+        def __call__(self, xp, a):
+            return a * 3
+
+    def scaled(xp, a, k, *, b=0):
+        return a * k + b
+
+    for forward, name in (
+        (functools.partial(scaled, b=1), "scaled"),
+        (functools.partial(functools.partial(scaled), b=1), "scaled"),
+        (Scaled(), "Scaled"),
+    ):
+        static = {"k": 3} if name == "scaled" else {}
+        op = primitive(lambda g: 3 * g)(forward)
+        assert op.op.name == name
+        x = leaf(3)
+        assert f"from {name}" in repr(op(x, **static))
+        np.testing.assert_array_equal(tb.grad(op(x, **static).sum(), x)[0].numpy(), [3, 3, 3])
+    with tb.no_grad():
+        assert not op(x).requires_grad
+    half = functools.partial(ops.multiply, 0.5)
+    assert not tb.no_grad()(half)(x).requires_grad
+    with pytest.raises(TypeError, match="can't decorate the generator 'steps'"):
+        tb.no_grad()(functools.partial(steps, 3))
+
+
+def steps(n):
+    yield from range(n)
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: primitive()(product), r"expected a rule \(or None\) per input, got none"),
+        (lambda: primitive(product, 3), r"expected a rule \(or None\) per input, got"),
+        (lambda: primitive(None)(3), "primitive: expected a function, got int"),
+        (lambda: primitive(product)(leaf(3)), "primitive: expected a function, got Tensor"),
+        (lambda: tb.fused(composition=3)(product), "composition of a fused op: expected a function"),
+        (lambda: tb.fused(product)(leaf(3)), "fused: expected a function, got Tensor"),
+    ],
+)  # fmt: skip
+def test_what_is_no_function_is_refused(declare, message):
+    with pytest.raises(TypeError, match=message):
+        declare()
