@@ -446,8 +446,12 @@ def test_an_optimizer_made_before_a_change_of_dtype_still_trains_the_model():
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: nn.Linear(0, 3), ValueError, "in_features to be an integer of at least 1, got 0"),
-        (lambda: nn.Linear(3, 2.5), ValueError, "out_features to be an integer.*got 2.5"),
+        (
+            lambda: nn.Linear(0, 3),
+            ValueError,
+            "in_features of Linear to be an integer of at least 1, got 0",
+        ),
+        (lambda: nn.Linear(3, 2.5), ValueError, "out_features of Linear to be an integer.*got 2.5"),
         (lambda: nn.Linear(-1, 3), ValueError, "in_features .*got -1"),
         (lambda: nn.Linear("3", 3), ValueError, "in_features .*got '3'"),
         (lambda: nn.MLP([4, 0, 2]), ValueError, "out_features .*got 0"),

@@ -358,13 +358,19 @@ def test_an_empty_batch_is_refused_in_evaluation_too():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nn.BatchNorm(0), "num_features to be an integer of at least 1, got 0"),
+        (
+            lambda: nn.BatchNorm(0),
+            "num_features of BatchNorm to be an integer of at least 1, got 0",
+        ),
         (lambda: nn.BatchNorm(3, momentum=1.5), "0 <= momentum <= 1 or None, got 1.5"),
         (lambda: nn.BatchNorm(3, momentum=-0.1), "got -0.1"),
         (lambda: nn.BatchNorm(3, momentum=np.nan), "got nan"),
         (lambda: nn.BatchNorm(3, eps=-1), "eps >= 0, got -1"),
         (lambda: nn.BatchNorm(3, eps=np.nan), "eps >= 0, got nan"),
-        (lambda: nn.BatchNorm(2.5), "num_features to be an integer of at least 1, got 2.5"),
+        (
+            lambda: nn.BatchNorm(2.5),
+            "num_features of BatchNorm to be an integer of at least 1, got 2.5",
+        ),
         (lambda: nn.RMSNorm(3, eps=-1), "eps >= 0"),
         (lambda: nn.GroupNorm(1, 3, eps=-1), "eps >= 0"),
         (lambda: nn.InstanceNorm(3, eps=-1), "eps >= 0"),

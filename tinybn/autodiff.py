@@ -31,7 +31,7 @@ def backward(
         RuntimeError: the graph was freed, or an array that a rule reads has changed since.
         TypeError: the rule of an op gave something else than a gradient.
     """
-    seeds = {_key(tensor, "backward: the Tensor"): _seed(tensor, gradient)}
+    seeds = {_key(tensor, "backward: the output"): _seed(tensor, gradient)}
     retain = retain_graph or create_graph
     for leaf, g in walk(seeds, newest_first(seeds), retain, create_graph).items():
         if leaf.grad is None:

@@ -72,7 +72,10 @@ class Linear(Module):
         init: str | Initializer = "default",
         rng: np.random.Generator | None = None,
     ) -> None:
-        shape = (at_least_1("in_features", in_features), at_least_1("out_features", out_features))
+        shape = (
+            at_least_1("in_features of Linear", in_features),
+            at_least_1("out_features of Linear", out_features),
+        )
         self.weight = Tensor(initializer(init)(shape, generator(rng)), requires_grad=True)
         self.bias = parameter(0.0, shape[1:]) if bias else None
 

@@ -83,7 +83,7 @@ class BatchNorm(Norm):
     ) -> None:
         if momentum is not None and not 0 <= number(momentum) <= 1:
             raise ValueError(f"BatchNorm: expected 0 <= momentum <= 1 or None, got {momentum!r}")
-        self.num_features = n = at_least_1("num_features", num_features)
+        self.num_features = n = at_least_1("num_features of BatchNorm", num_features)
         super().__init__((n,), eps, affine, affine)
         self.momentum = momentum
         self.running_mean = tensor(np.zeros(n, np.float32)) if track_running_stats else None
@@ -181,8 +181,8 @@ class GroupNorm(Norm):
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True
     ) -> None:
-        self.num_groups = at_least_1("num_groups", num_groups)
-        self.num_channels = at_least_1("num_channels", num_channels)
+        self.num_groups = at_least_1("num_groups of GroupNorm", num_groups)
+        self.num_channels = at_least_1("num_channels of GroupNorm", num_channels)
         if num_channels % num_groups:
             raise ValueError(
                 f"GroupNorm: {num_groups} groups do not divide {num_channels} channels evenly"
@@ -203,7 +203,7 @@ class InstanceNorm(Norm):
     sizes = ("num_features",)
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
-        self.num_features = at_least_1("num_features", num_features)
+        self.num_features = at_least_1("num_features of InstanceNorm", num_features)
         super().__init__((self.num_features,), eps, affine, affine)
 
     def forward(self, x: Input) -> Tensor:

@@ -136,13 +136,14 @@ def _check_range(labels: np.ndarray, classes: int) -> None:
 
 
 def array_shape(name: str, x: Any) -> tuple[int, ...]:
-    """The shape of x; TypeError if it is neither a Tensor nor an array nor a number."""
-    if not hasattr(x, "shape") and not isinstance(x, int | float):
+    """The shape of x; TypeError if it is neither a Tensor nor an array."""
+    if not hasattr(x, "shape"):
         raise TypeError(
             f"{name}: expected a Tensor or an array, got {type(x).__name__}: make a Tensor of it "
             "with tb.tensor(...)"
         )
-    return shape_of(x)
+    shape: tuple[int, ...] = x.shape
+    return shape
 
 
 def constant(value: Any) -> Any:

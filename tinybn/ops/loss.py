@@ -8,7 +8,7 @@ from tinybn.op import module_of
 from tinybn.ops import checks
 from tinybn.ops.elementwise import narrow, where, wide
 from tinybn.ops.reduction import log_softmax, mean, sum
-from tinybn.tensor import Input, Tensor, shape_of
+from tinybn.tensor import Input, Tensor
 
 __all__ = ["mse_loss"]
 
@@ -34,7 +34,7 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
 
 def mse_loss(prediction: Input, target: Input) -> Tensor:
     """mean((prediction - target)²) over all elements. ValueError unless the shapes are equal."""
-    shapes = shape_of(prediction), shape_of(target)
+    shapes = tuple(checks.array_shape("mse_loss", a) for a in (prediction, target))
     if shapes[0] != shapes[1]:
         raise ValueError(f"mse_loss: expected equal shapes, got {shapes[0]} and {shapes[1]}")
     difference = wide(prediction) - wide(target)

@@ -32,7 +32,7 @@ def _normalize(x: Input, gamma: Any, beta: Any, axis: tuple[int, ...], eps: floa
     mu = mean(a, axis, keepdims=True)
     d = recentre(a - mu, axis)
     var = mean(d * d, axis, keepdims=True)
-    x_hat = d / sqrt(var + eps)
+    x_hat = d / sqrt(var + float(eps))
     y = scale_and_shift(x_hat, gamma, beta)
     return narrow(y, x, gamma, beta)
 
@@ -77,7 +77,7 @@ def batch_norm(
         return _normalize(x, gamma, beta, axis, eps)
     a = wide(x)
     mu, var = (per_channel(checks.constant(v), x).astype(a.dtype) for v in (mean, var))
-    x_hat = (a - mu) / sqrt(var + eps)
+    x_hat = (a - mu) / sqrt(var + float(eps))
     y = scale_and_shift(x_hat, gamma, beta)
     return narrow(y, x, gamma, beta)
 
@@ -118,7 +118,7 @@ def rms_norm(
     """
     axis = checks.last_axes("rms_norm", x, axis, gamma, eps=eps)
     a = wide(x)
-    x_hat = a / sqrt(mean(a * a, axis, keepdims=True) + eps)
+    x_hat = a / sqrt(mean(a * a, axis, keepdims=True) + float(eps))
     y = scale_and_shift(x_hat, gamma, None)
     return narrow(y, x, gamma)
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
+from tinybn.ops import checks
 from tinybn.ops.elementwise import astype, exp, log, narrow, sqrt, wide
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.parameters import number
@@ -80,12 +83,23 @@ def recentre(xp: Any, d: Array, axis: Axis = None) -> Array:
     return d - mean(d, axis, keepdims=True)
 
 
+def _checked(name: str, a: Any, axis: Any) -> Any:
+    """`wide(a)`. What is wrong with a or the axis is said in the name of the function."""
+    axes = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+    n = len(checks.array_shape(name, a))
+    if not all(isinstance(i, int | np.integer) for i in axes):
+        raise TypeError(f"{name}: expected axis as an int or a tuple of ints, got {axis!r}")
+    if not all(-n <= i < n for i in axes):
+        raise np.exceptions.AxisError(f"{name}: a {a.shape} has no axis {axis}")
+    return wide(a)
+
+
 def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
     """Σ (a - mean(a))² / (n - ddof). ValueError unless n > ddof.
 
     ddof is 0 by default, as in NumPy, and 1 in PyTorch.
     """
-    b = wide(a)
+    b = _checked("var", a, axis)
     d = recentre(b - mean(b, axis, keepdims=True), axis)
     squares = sum(d * d, axis, keepdims)
     n = d.size // squares.size
@@ -99,7 +113,7 @@ def std(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T
 
     ddof is 0 by default, as in NumPy, and 1 in PyTorch. Normalization adds ε first: see `ops.norm`.
     """
-    return narrow(sqrt(var(wide(a), axis, ddof, keepdims)), a)
+    return narrow(sqrt(var(_checked("std", a, axis), axis, ddof, keepdims)), a)
 
 
 def _peak(a: Input, axis: Axis) -> Array:
@@ -111,7 +125,7 @@ def _peak(a: Input, axis: Axis) -> Array:
 
 def logsumexp(a: Input, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(a), without overflow: m + log Σ exp(a - m) with m = max(a)."""
-    b = wide(a)
+    b = _checked("logsumexp", a, axis)
     peak = _peak(b, axis)
     y = narrow(log(sum(exp(b - peak), axis, keepdims=True)) + peak, a)
     return y if keepdims else squeeze(y, axis=tuple(range(y.ndim)) if axis is None else axis)
@@ -119,13 +133,13 @@ def logsumexp(a: Input, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def softmax(a: Input, axis: Axis = -1) -> Tensor:
     """exp(a) / Σ exp(a), without overflow."""
-    b = wide(a)
+    b = _checked("softmax", a, axis)
     e = exp(b - _peak(b, axis))
     return narrow(e / sum(e, axis, keepdims=True), a)
 
 
 def log_softmax(a: Input, axis: Axis = -1) -> Tensor:
     """log softmax(a) = a - logsumexp(a), exact even where softmax(a) rounds to 0."""
-    b = wide(a)
+    b = _checked("log_softmax", a, axis)
     d = b - _peak(b, axis)
     return narrow(d - log(sum(exp(d), axis, keepdims=True)), a)
