@@ -20,7 +20,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
     The write is atomic: an existing file stays intact until the new one is complete.
 
     Raises:
-        ValueError: An entry is not an array of numbers.
+        ValueError: an entry is not an array of numbers.
     """
     import tempfile  # these two would take a sixth of `import tinybn`
     import zipfile
@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the state dict that `save` wrote.
 
     Raises:
-        ValueError: The file is damaged, or `save` did not write it.
+        ValueError: the file is damaged, or `save` did not write it.
     """
     content = io.BytesIO(Path(path).read_bytes())
     try:
@@ -63,15 +63,15 @@ def fit(
     """Convert the values of a state dict to what an object holds under the same names.
 
     Args:
-        state: The state dict.
-        own: By name, a Tensor, whose shape, dtype and backend the value gets, or a number.
-        problems: What the caller already found wrong, such as a missing name.
+        state: the state dict.
+        own: by name, a Tensor, whose shape, dtype and backend the value gets, or a number.
+        problems: what the caller already found wrong, such as a missing name.
 
     Returns:
         Arrays and Python numbers, for the names that `state` and `own` share.
 
     Raises:
-        ValueError: There are problems, an unexpected name, or values that do not fit.
+        ValueError: there are problems, an unexpected name, or values that do not fit.
     """
     values: dict[str, Any] = {}
     problems = [*problems, *(f"unexpected: {name}" for name in state.keys() - own.keys())]

@@ -31,10 +31,10 @@ class Span(NamedTuple):
     """A call of a layer.
 
     Attributes:
-        start: The tick of the clock (see tensor.py) before it.
-        end: The tick after it.
-        label: The layer's repr.
-        own: The layer's parameters, which are not drawn.
+        start: the tick of the clock (see tensor.py) before it.
+        end: the tick after it.
+        label: the layer's repr.
+        own: the layer's parameters, which are not drawn.
     """
 
     start: int
@@ -75,10 +75,10 @@ class Vertex(NamedTuple):
     """A box of a picture: an op, a layer or a leaf.
 
     Attributes:
-        title: The name of the op or leaf, or the layer's repr.
-        array: The shape and dtype of its output.
-        rules: Where an op's gradient rules are; how many ops a layer has.
-        inputs: The numbers of the boxes that it reads.
+        title: the name of the op or leaf, or the layer's repr.
+        array: the shape and dtype of its output.
+        rules: where an op's gradient rules are; how many ops a layer has.
+        inputs: the numbers of the boxes that it reads.
     """
 
     title: str
@@ -91,11 +91,11 @@ def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[
     """The history of a Tensor as boxes: leaves first, each op after its inputs, the Tensor last.
 
     Args:
-        names: The names of leaves, such as `dict(model.named_parameters())`.
-        spans: What `layers` noted.
+        names: the names of leaves, such as `dict(model.named_parameters())`.
+        spans: what `layers` noted.
 
     Raises:
-        RuntimeError: A backward pass has freed the graph.
+        RuntimeError: a backward pass has freed the graph.
     """
     end = tensor._node or tensor
     inside: dict[Any, list[Node]] = {}  # by box, oldest first

@@ -27,12 +27,12 @@ class Optimizer:
     parameter, 0 at first), and adds to `numbers` whatever else changes from step to step.
 
     Attributes:
-        lr: The learning rate; it may be set at any time.
-        state: For each parameter its count of steps, "step", and its memory by name. A parameter
+        lr: the learning rate; it may be set at any time.
+        state: for each parameter its count of steps, "step", and its memory by name. A parameter
             that never had a gradient has none.
 
     Raises:
-        ValueError: There is no parameter, one comes twice or is not a leaf that requires grad, or a
+        ValueError: there is no parameter, one comes twice or is not a leaf that requires grad, or a
             number is out of its range.
     """
 
@@ -74,7 +74,7 @@ class Optimizer:
         Each gets a new array: the old one, the gradients and the old memory stay as they are.
 
         Raises:
-            ValueError: A gradient has another shape than its parameter; nothing has changed.
+            ValueError: a gradient has another shape than its parameter; nothing has changed.
         """
         ready = []
         for i, p in enumerate(self.params):
@@ -119,7 +119,7 @@ class Optimizer:
         """Take over the `state_dict` of an optimizer like this one.
 
         Raises:
-            ValueError: It does not fit, for the reasons that the message lists; nothing changed.
+            ValueError: it does not fit, for the reasons that the message lists; nothing changed.
         """
         own: dict[str, Any] = {"lr": 0.0}
         problems = [] if "lr" in state else ["no lr"]

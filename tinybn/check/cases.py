@@ -24,7 +24,7 @@ def cases() -> list[Case]:
     """Inputs for `compare`: at least one case for every op in the registry.
 
     Raises:
-        LookupError: If an op has none.
+        LookupError: an op has none.
     """
     return _complete([*_norms(), *_others()])
 
@@ -33,10 +33,10 @@ def small_cases(n: int) -> list[Case]:
     """Inputs for `prove`, which reads only their shapes.
 
     Args:
-        n: How many values are normalized together or added up, or how many classes there are.
+        n: how many values are normalized together or added up, or how many classes there are.
 
     Raises:
-        LookupError: If an op has no case.
+        LookupError: an op has no case.
     """
     samples, part = (2 if n < 5 else 1), 2 - n % 2
 

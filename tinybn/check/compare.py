@@ -86,22 +86,22 @@ def compare(
     float64, and the loss is measured in float32.
 
     Args:
-        op: A fused op, or its name.
-        inputs: The op's inputs, rounded to float32 first, so that all dtypes get the same numbers.
-        static: The op's keywords.
-        orders: The highest order of derivatives.
-        dtypes: The dtypes to run the op in.
-        backends: Where to run it.
-        differences: Whether to check finite differences, too (slow above a hundred elements).
-        rivals: Other implementations by name, which get no verdict.
-        rng: Draws the weights of the derivatives; `np.random.default_rng(0)` by default.
+        op: a fused op, or its name.
+        inputs: the op's inputs, rounded to float32 first, so that all dtypes get the same numbers.
+        static: the op's keywords.
+        orders: the highest order of derivatives.
+        dtypes: the dtypes to run the op in.
+        backends: where to run it.
+        differences: whether to check finite differences, too (slow above a hundred elements).
+        rivals: other implementations by name, which get no verdict.
+        rng: draws the weights of the derivatives; `np.random.default_rng(0)` by default.
 
     Returns:
         A row per dtype, backend, method, order and input.
 
     Raises:
-        TypeError: If the op is not fused.
-        ValueError: If an input is not an array of finite floating-point numbers.
+        TypeError: the op is not fused.
+        ValueError: an input is not an array of finite floating-point numbers.
     """
     fused = fused_op("compare", op)
     arrays = [_rounded(x) for x in inputs]

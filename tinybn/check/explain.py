@@ -25,9 +25,9 @@ class Explanation(NamedTuple):
         through_both      x ──► μ ─────────► d ──► σ² ─► x̂     0 but for rounding: Σ (x - μ) = 0
 
     Attributes:
-        dy: The gradient of x̂: gamma times the gradient of the output.
-        total: The sum of the four paths, which is the gradient of x.
-        closed_form: The gradient of x by the fused op.
+        dy: the gradient of x̂: gamma times the gradient of the output.
+        total: the sum of the four paths, which is the gradient of x.
+        closed_form: the gradient of x by the fused op.
     """
 
     x: Floats
@@ -82,13 +82,13 @@ def explain_batch_norm(
     on to x alone, where the contributing op tells the paths apart.
 
     Args:
-        x: The input, (N, C) or (N, C, …); lists become float64.
-        dy: The gradient of the output, in the shape of x.
+        x: the input, (N, C) or (N, C, …); lists become float64.
+        dy: the gradient of the output, in the shape of x.
         gamma: (C,); None stands for 1.
-        eps: As for `ops.batch_norm`.
+        eps: as for `ops.batch_norm`.
 
     Raises:
-        ValueError: If the shapes don't fit.
+        ValueError: the shapes don't fit.
 
     Source: Ioffe & Szegedy 2015 (1502.03167), algorithm 1 and section 3.
     """

@@ -35,15 +35,15 @@ def gradcheck(
     stay apart as the step shrinks, everything between the two is right.
 
     Args:
-        fn: A deterministic function that takes the inputs as Tensors and returns a Tensor.
+        fn: a deterministic function that takes the inputs as Tensors and returns a Tensor.
         inputs: float64 Tensors or arrays, on any backend.
-        order: The highest order of derivatives to check.
+        order: the highest order of derivatives to check.
         cotangent: v, in the shape of fn's output; random by default.
-        rng: Draws v and w; `np.random.default_rng(0)` by default.
+        rng: draws v and w; `np.random.default_rng(0)` by default.
 
     Raises:
-        GradientError: If a gradient is wrong; the message shows its worst elements.
-        TypeError, ValueError: If fn or the inputs can't be checked.
+        GradientError: a gradient is wrong; the message shows its worst elements.
+        TypeError, ValueError: fn or the inputs can't be checked.
 
     Source: Ridders, Advances in Engineering Software 4 (1982), for the differences.
     """

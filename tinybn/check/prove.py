@@ -83,19 +83,19 @@ def prove(
     further one doubles that.
 
     Args:
-        op: A fused op, or its name.
-        inputs: The op's inputs, of which only the shapes matter.
-        static: The op's keywords. Of arrays of floats only the shapes matter; eps is a symbol.
-        orders: The highest order of derivatives.
+        op: a fused op, or its name.
+        inputs: the op's inputs, of which only the shapes matter.
+        static: the op's keywords. Of arrays of floats only the shapes matter; eps is a symbol.
+        orders: the highest order of derivatives.
 
     Returns:
         A claim per order, up to the first that is not proved.
 
     Raises:
-        TypeError: If the op is not fused, compares numbers, or uses a function that symbolic.py
+        TypeError: the op is not fused, compares numbers, or uses a function that symbolic.py
             does not know.
-        ValueError: If two methods give results of different shapes.
-        ModuleNotFoundError: Without SymPy.
+        ValueError: two methods give results of different shapes.
+        ModuleNotFoundError: without SymPy.
     """
     methods = _Methods(fused_op("prove", op), inputs, static or {}, orders)
     claims: list[Claim] = []

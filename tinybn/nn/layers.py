@@ -51,7 +51,7 @@ class Linear(Module):
 
     Args:
         init: "default" (as in PyTorch), "he", "xavier", or a function such as those of init.py.
-        rng: Draws the weight; by default the generator that `tb.seed` restarts.
+        rng: draws the weight; by default the generator that `tb.seed` restarts.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class MLP(Sequential):
     No Linear before batch norm has a bias: subtracting the mean would remove it.
 
     Args:
-        sizes: Features of the input, of each hidden layer, and of the output.
+        sizes: features of the input, of each hidden layer, and of the output.
         norm: None, "none", a name in `NORMS` ("group" has 4 groups), or a function from width to
             Module.
         activation: "relu", "tanh" or "sigmoid".
-        init: As for `Linear`.
-        rng: As for `Linear`.
+        init: as for `Linear`.
+        rng: as for `Linear`.
     """
 
     def __init__(

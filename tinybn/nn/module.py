@@ -23,8 +23,8 @@ class Module:
     Module, or a list or tuple of Modules, is a child. Subclasses define `forward`.
 
     Attributes:
-        buffers: The names of state that no gradient trains: Tensors, or Python numbers.
-        training: Whether the module is in training mode (see `train`).
+        buffers: the names of state that no gradient trains: Tensors, or Python numbers.
+        training: whether the module is in training mode (see `train`).
     """
 
     buffers: ClassVar[tuple[str, ...]] = ()
@@ -114,7 +114,7 @@ class Module:
         """Set all parameters and buffers from a `state_dict`; they keep their dtype and backend.
 
         Raises:
-            ValueError: A name is missing or unexpected, or a value does not fit. Nothing changed.
+            ValueError: a name is missing or unexpected, or a value does not fit. Nothing changed.
         """
         own = list(self._state())
         missing = [f"missing: {full}" for full, *_ in own if full not in state]

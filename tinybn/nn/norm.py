@@ -60,9 +60,9 @@ class BatchNorm(Norm):
     In evaluation the running statistics are used instead.
 
     Args:
-        momentum: The weight of the new batch; None averages all batches equally.
-        affine: Whether there are gamma and beta.
-        track_running_stats: If False, evaluation uses the batch's own statistics, too.
+        momentum: the weight of the new batch; None averages all batches equally.
+        affine: whether there are gamma and beta.
+        track_running_stats: if False, evaluation uses the batch's own statistics, too.
 
     Source: Ioffe & Szegedy 2015 (1502.03167), algorithms 1 and 2.
     """
@@ -123,7 +123,7 @@ class LayerNorm(Norm):
     """Normalize each sample over its last axes, of shape `normalized_shape` (`ops.layer_norm`).
 
     Args:
-        elementwise_affine: Whether there are gamma and, unless bias=False, beta.
+        elementwise_affine: whether there are gamma and, unless bias=False, beta.
 
     Source: Ba, Kiros & Hinton 2016 (1607.06450), section 3.
     """

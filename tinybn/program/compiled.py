@@ -41,7 +41,7 @@ class Compiled:
     """A compiled step; call it like the step.
 
     Attributes:
-        recordings: How many times the step has been recorded.
+        recordings: how many times the step has been recorded.
     """
 
     def __init__(self, step: Callable[..., Any], state: Any, backend: str) -> None:
@@ -72,7 +72,7 @@ class Compiled:
         """The latest recording as Python: its loops, or the program if NumPy runs it.
 
         Raises:
-            ValueError: Nothing has been recorded yet.
+            ValueError: nothing has been recorded yet.
         """
         if self.latest is None:
             raise ValueError("nothing is recorded yet: call it twice with arguments of one kind")
@@ -175,9 +175,9 @@ def compile(
     layers there are, …) records it again.
 
     Args:
-        step: Takes and returns arrays, Tensors, numbers, and tuples, lists and dicts of these. It
+        step: takes and returns arrays, Tensors, numbers, and tuples, lists and dicts of these. It
             may change the Tensors, models and optimizers that it refers to, and nothing else.
-        state: Models and optimizers that can't be found from the code of the step.
+        state: models and optimizers that can't be found from the code of the step.
         backend: "numba" (fused loops; without Numba, one warning, and "numpy") or "numpy" (the
             printed program, which equals the step bit for bit). Steps on CuPy arrays always run
             the printed program.
@@ -188,7 +188,7 @@ def compile(
         of the models and arguments that the step returns.
 
     Raises:
-        RecordingError: At a call, if the step does something that can't be recorded. The message
+        RecordingError: at a call, if the step does something that can't be recorded. The message
             names the line. Nothing has changed then, nor after any other error while recording.
     """
     if backend not in ("numba", "numpy"):
@@ -209,17 +209,17 @@ def program(
     """Record what `step(*args, **keywords)` does to arrays, without running or changing anything.
 
     Args:
-        step: A function, as for `compile`.
-        *args: Its arguments; of arrays, only the shapes and dtypes matter.
-        passes: What to do with the recorded lines (see passes.py): `exact` leaves out whatever
+        step: a function, as for `compile`.
+        *args: its arguments; of arrays, only the shapes and dtypes matter.
+        passes: what to do with the recorded lines (see passes.py): `exact` leaves out whatever
             changes no result, `relaxed` also shortens sums, `without_dead` keeps the most.
-        **keywords: Its keyword arguments.
+        **keywords: its keyword arguments.
 
     Returns:
         The program: data (`lines`), and NumPy source when printed.
 
     Raises:
-        RecordingError: The step does something that can't be recorded.
+        RecordingError: the step does something that can't be recorded.
     """
     state = State(step)
     backend = _backend_of(state, leaves_of((args, keywords)))

@@ -24,11 +24,11 @@ class Machine:
     """A program, ready to run.
 
     Args:
-        program: What to run.
-        homes: For an output, by number, the input whose memory receives it.
+        program: what to run.
+        homes: for an output, by number, the input whose memory receives it.
 
     Attributes:
-        source: What runs, as Python.
+        source: what runs, as Python.
     """
 
     def __init__(self, program: Program, homes: Mapping[int, int]) -> None:

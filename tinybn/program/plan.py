@@ -27,11 +27,11 @@ class Plan:
     """How to run a program.
 
     Attributes:
-        numbers: The lines that Python computes.
-        homes: For an output, the input whose memory receives it.
-        stored: The lines that have memory.
-        reads: For a stored line, the stored lines that it reads, each at a place; None is anywhere.
-        chains: The nests of each function, in order.
+        numbers: the lines that Python computes.
+        homes: for an output, the input whose memory receives it.
+        stored: the lines that have memory.
+        reads: for a stored line, the stored lines that it reads, each at a place; None is anywhere.
+        chains: the nests of each function, in order.
     """
 
     def __init__(self, program: Program, homes: Mapping[int, int]) -> None:
