@@ -51,7 +51,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             if damaged := archive.zip.testzip():
                 raise ValueError(f"its entry {damaged!r} is damaged")
             if others := [entry for entry in entries if not entry.endswith(".npy")]:
-                raise ValueError(f"its entry {others[0]!r} is no array")
+                raise ValueError(f"its entry {others[0]!r} is not an array")
             return dict(archive)
     except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"{os.fspath(path)} is not a file that tinybn saved: {error}") from error
@@ -64,7 +64,8 @@ def fit(
 
     Args:
         state: the state dict.
-        own: by name, a Tensor, whose shape, dtype and backend the value gets, or a number.
+        own: by name, a number, or a Tensor whose shape the value must have, and whose dtype and
+            backend it gets.
         problems: what the caller already found wrong, such as a missing name.
 
     Returns:

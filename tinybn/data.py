@@ -16,7 +16,7 @@ from tinybn.init import generator
 
 NAMES = ("digits", "wine", "breast_cancer", "fashion")
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its files."""
+"""Where Debian's package dataset-fashion-mnist installs its files."""
 WHITE = {"digits": 16, "fashion": 255}
 """The brightest pixel."""
 
@@ -59,6 +59,11 @@ def load(
         scale: divide pixels by the brightest one; standardize measurements by the training part's
             mean and standard deviation.
         folder: where the files of "fashion" are; by default where Debian's package puts them.
+
+    Raises:
+        ValueError: the name is unknown, or an argument does not fit.
+        ModuleNotFoundError: scikit-learn is not installed.
+        FileNotFoundError: the folder lacks a file of Fashion-MNIST.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data {name!r}: expected one of {', '.join(map(repr, NAMES))}")
@@ -97,7 +102,7 @@ def _sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Both of its parts, one after the other."""
+    """Both parts of Fashion-MNIST, one after the other."""
     xs, ys = [], []
     for part in ("train", "t10k"):
         x = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
@@ -126,7 +131,7 @@ def read_idx(path: Path) -> np.ndarray:
     big-endian uint32; then the bytes.
 
     Raises:
-        ValueError: the file is damaged, or something else.
+        ValueError: the file is damaged, or not an IDX file of bytes.
     """
     content = path.read_bytes()
     try:

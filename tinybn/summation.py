@@ -1,4 +1,4 @@
-"""Sums that keep their digits."""
+"""Sums and means with little rounding error."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import numpy as np
 from tinybn.backend import MODULES
 
 FEW = 32
-"""So many terms may be added in float32: rounding costs a few ULP."""
-
+"""Sums of up to this many terms stay in float32, which costs only a few ULP."""
 
 NARROW = {np.dtype(np.float16), np.dtype(np.float32)}
 
 
 def add_up(a: Any, axis: Any, keepdims: bool) -> Any:
-    """Σ a over an axis, several, or all (None), in the dtype of a; of an array or a Tensor.
+    """Σ a in the dtype of a, over one axis, several, or all (None); a is an array or a Tensor.
 
-    NumPy adds rows one after another, so the sum of N rows loses up to √N ULP of float32, or more.
-    Long sums therefore accumulate in float64. (A GPU adds in a tree, which loses log N.)
+    NumPy adds rows one after another, so a sum of N rows can lose √N ULP or more in float32. Long
+    sums therefore accumulate in float64. (A GPU adds in a tree, which loses only log N ULP.)
     """
     if a.size > FEW and a.dtype in NARROW and _terms(a, axis) > FEW and _on_numpy(a):
         return a.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(a.dtype)
@@ -28,7 +27,7 @@ def add_up(a: Any, axis: Any, keepdims: bool) -> Any:
 
 
 def average(a: Any, axis: Any, keepdims: bool) -> Any:
-    """The mean, by `add_up`."""
+    """The mean, computed with `add_up`."""
     total = add_up(a, axis, keepdims)
     return total / (a.size // total.size)
 
@@ -38,7 +37,7 @@ def _on_numpy(a: Any) -> bool:
 
 
 def _terms(a: Any, axis: Any) -> int:
-    """How many elements of a go into each sum; 0 for a bad axis, about which `sum` complains."""
+    """The number of terms in each sum; 0 for a bad axis, which `sum` will reject."""
     if axis is None:
         return a.size
     try:

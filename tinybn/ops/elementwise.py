@@ -1,7 +1,7 @@
 """Elementwise ops, with NumPy's names, broadcasting and dtypes.
 
-Gradients at kinks: abs has 0 at 0, clip has 1 at its bounds, and maximum and minimum give half to
-each of two equal values. NaN stays NaN.
+At kinks, the gradient of abs is 0, clip passes the gradient on, and maximum and minimum give half
+of it to each of two equal values. NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def power(xp: Any, a: Array, b: Array) -> Array:
 
 
 def _one_less(b: Any) -> Any:
-    """b - 1; where b is 0, any power will do, but 0 * a ** -1 would be NaN at a = 0."""
+    """b - 1, and 1 where b is 0: there, the rule is 0 anyway, but 0 * a ** -1 is NaN at a = 0."""
     return where(b == 0, 1, b - 1) if hasattr(b, "shape") else b - 1 if b else 1
 
 
@@ -155,19 +155,19 @@ def _bound(bound: float | None, side: int) -> float:
     lambda g, condition: where(condition, 0, g),
 )
 def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition (bool) holds, b elsewhere."""
+    """a where the condition (bool) is true, b elsewhere."""
     return xp.where(condition, a, b)
 
 
 @primitive(lambda g: g)
 def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
-    """A copy in another dtype; its gradient returns in the dtype of a."""
+    """A copy in another dtype; the gradient is converted back to the dtype of a."""
     return a.astype(dtype)
 
 
 @primitive(lambda g, a: to(g, module_of(a).__name__))
 def to(xp: Any, a: Array, backend: str) -> Array:
-    """a on another backend, "numpy" or "cupy"; its gradient returns to the backend of a."""
+    """a on another backend, "numpy" or "cupy"; the gradient moves back to that of a."""
     return backends.move(a, backend)
 
 
