@@ -20,7 +20,7 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Weights: TypeAlias = Sequence[Sequence[Floats]]
 
 STEPS = 40
-"""How often to halve the step at most: a small domain needs many halvings."""
+"""The maximum number of halvings of the step; a small domain needs many."""
 
 EPS = float(np.finfo(np.float64).eps)
 

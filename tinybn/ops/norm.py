@@ -64,7 +64,7 @@ def batch_norm(
         eps: ε, at least 0.
 
     Returns:
-        y in the shape of x.
+        y in the shape of x, and in the common dtype of x, gamma and beta.
 
     Raises:
         ValueError: a shape does not fit, or a channel has only one value, and so no variance.
