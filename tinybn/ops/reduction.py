@@ -23,7 +23,7 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
-    """The result of a reduction over `axis`, or its gradient, with the reduced axes back in."""
+    """A result of a reduction (or its gradient) with the reduced axes put back, of length 1."""
     return g if keepdims or axis is None else expand_dims(g, axis)
 
 
@@ -39,9 +39,9 @@ def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     )
 )
 def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Σ a / n, where n elements go into each sum. ValueError if there are none."""
+    """Σ a / n, where each sum has n terms. ValueError if there are none."""
     if a.size == 0:
-        raise ValueError("there is no mean of no elements (an empty batch?)")
+        raise ValueError("there are no elements to take the mean of (an empty batch?)")
     return average(a, axis, keepdims)
 
 
