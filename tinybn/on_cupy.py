@@ -141,15 +141,15 @@ def _gradients(
         sums_of(xp)(dy, gamma, x, mu, rest, r, *views, axis=axis, keepdims=True)
         return found
 
-    leaves_sums = needed[0] and axis == shared and not layout.fixed
-    wanted = leaves_sums or needed[1] or needed[2]
+    gamma_outside = needed[0] and axis == shared and not layout.fixed
+    wanted = gamma_outside or needed[1] or needed[2]
     dx: Any = None
     dbeta, dgamma = sums(1.0, shared) if wanted else (dx, dx)
     if layout.fixed and needed[0]:
         dx = normalized(xp)(dy, 0.0, 0.0, r, gamma, 0.0)
     elif needed[0]:
-        inside, outside = (1.0, gamma) if leaves_sums else (gamma, 1.0)
-        found = (dbeta, dgamma) if leaves_sums else sums(gamma, axis)
+        inside, outside = (1.0, gamma) if gamma_outside else (gamma, 1.0)
+        found = (dbeta, dgamma) if gamma_outside else sums(gamma, axis)
         total, dot = (xp.expand_dims(a, axis) for a in found)
         total = total if layout.centred else 0.0
         dx = slope_of(xp)(dy, inside, outside, x, mu, rest, r, total, dot, x.size // r.size)

@@ -98,14 +98,16 @@ def gradients(
     """dx, dγ and dβ, or None for those that are not needed."""
     mu, rest, _, r = moments
     n, mean = x.size // r.size, layout.mean
-    leaves_sums = needed[0] and layout.axis == layout.shared and not layout.fixed  # whether γ does
+    gamma_outside = (
+        needed[0] and layout.axis == layout.shared and not layout.fixed
+    )  # whether γ does
     dx = dgamma = dbeta = None
     x_hat = (x - mu - rest) * r if layout.centred else x * r
-    if needed[1] or leaves_sums:
+    if needed[1] or gamma_outside:
         dgamma = add_up(dy * x_hat, layout.shared, True)
-    if needed[2] or leaves_sums:
+    if needed[2] or gamma_outside:
         dbeta = add_up(dy, layout.shared, True)
-    if leaves_sums:
+    if gamma_outside:
         dx = scale(r, gamma) * (dy - dbeta / n - x_hat * (dgamma / n))
     elif needed[0] and layout.fixed:  # the direct path is the only one
         dx = scale(r, gamma) * dy

@@ -6,20 +6,18 @@ length 1. If several elements are the largest (or smallest), they share its grad
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
 from tinybn.ops.elementwise import astype, exp, log, narrow, wide
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.summation import add_up, average
-from tinybn.tensor import Input, Tensor
+from tinybn.tensor import Axis, Input, Tensor
 
 __all__ = [
     "log_softmax", "logsumexp", "max", "mean", "min", "softmax", "sum", "var",
 ]  # fmt: skip
-
-Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
