@@ -98,9 +98,7 @@ def gradients(
     """dx, dγ and dβ, or None for those that are not needed."""
     mu, rest, _, r = moments
     n, mean = x.size // r.size, layout.mean
-    gamma_outside = (
-        needed[0] and layout.axis == layout.shared and not layout.fixed
-    )  # whether γ does
+    gamma_outside = needed[0] and layout.axis == layout.shared and not layout.fixed
     dx = dgamma = dbeta = None
     x_hat = (x - mu - rest) * r if layout.centred else x * r
     if needed[1] or gamma_outside:
