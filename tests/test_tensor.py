@@ -59,7 +59,7 @@ def test_what_is_not_real_numbers_is_refused(data, message):
 
 
 def test_integers_cannot_require_gradients():
-    with pytest.raises(TypeError, match=r"int64: give dtype=np.float32"):
+    with pytest.raises(TypeError, match=r"int64: pass dtype=np.float32"):
         tb.tensor(np.arange(3), requires_grad=True)
     t = tb.tensor(np.arange(3))
     with pytest.raises(TypeError, match="floating-point"):
@@ -276,7 +276,7 @@ def ones(shape):
         (lambda x: ops.sum(x, axsi=0), TypeError, "axsi"),
         (lambda x: ops.add(x), TypeError, r"add\(\) missing 1 required positional argument: 'b'"),
         (lambda x: ops.var(x, 0, 3), ValueError, "3 elements along axis 0 are too few for ddof=3"),
-        (lambda x: ops.mean(x[:0]), ValueError, r"mean\(float64 \(0, 4\).*no mean of no elements"),
+        (lambda x: ops.mean(x[:0]), ValueError, r"mean\(float64 \(0, 4\).*no elements to take the mean of"),
         (lambda x: ops.linear(x, ones((3, 2))), ValueError, r"x \(3, 4\) does not fit weight \(3, 2\)"),
         (lambda x: ops.linear(x, ones(4)), ValueError, r"weight \(4,\)"),
         (lambda x: ops.linear(x, ones((4, 2)), ones(3)), ValueError, r"shape \(2,\).*got \(3,\)"),

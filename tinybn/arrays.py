@@ -1,4 +1,4 @@
-"""Arrays from what users have: lists, numbers, and the arrays of other libraries."""
+"""Make arrays from user data: lists, numbers, and the arrays of other libraries."""
 
 from __future__ import annotations
 

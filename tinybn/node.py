@@ -26,13 +26,14 @@ class Node:
     """One recorded call of an op.
 
     Attributes:
-        sources: per input, the Node that computed it, the leaf that it is, or None (a constant).
+        op, static: the op, and its static arguments (axis, shape, eps, …).
+        sources: per input, the Node that computed it, the leaf itself, or None for a constant.
         needed: per input, whether it required grad when the op was called.
         arrays: per input, its array, or None if no rule reads it.
-        output: the output if a rule reads it, or None; of a fused op, what its forward saved.
-        shape, dtype: of the output, and so of its gradient.
+        output: the output if a rule reads it, or None; for a fused op, what its forward saved.
+        shape, dtype: those of the output, and so of its gradient.
         time: when the op was called, by the clock of tensor.py.
-        line: the user's line that called it, under `detect_anomaly`.
+        line: the line of user code that called it, or None outside `detect_anomaly`.
     """
 
     op: Op

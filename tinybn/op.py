@@ -5,8 +5,8 @@
     def multiply(xp, a, b):
         return a * b
 
-Called with a Tensor that requires grad, an op leaves a `Node` in the graph (node.py). fusion.py
-declares fused ops.
+Each rule computes the gradient of one input from g, the gradient of the output. A call with a
+Tensor that requires grad leaves a `Node` in the graph (node.py). fusion.py declares fused ops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rule: TypeAlias = Callable[..., Any]
 
 
 class Op:
-    """What was declared. The function that users call has it as `op`.
+    """A declared op. The function that users call holds it as its attribute `op`.
 
     Subclasses define `compute` and `gradients`.
     """
@@ -52,13 +52,13 @@ class Op:
         self.parameters = Parameters(self.name, signature, inputs)
 
     def function(self, like: Callable[..., Any], run: Callable[..., Any]) -> Any:
-        """A plain function, called like the op and otherwise like `like`, that calls `run`."""
+        """A plain function that calls `run`: the op's signature, and the docstring of `like`."""
         function = self.parameters.function(like, run)
         function.op = self
         return function
 
     def run(self, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Any]:
-        """The output, recorded if a gradient may be wanted; and what `compute` kept."""
+        """The output, recorded if it may need a gradient; and what `compute` kept."""
         xp = None
         arrays: list[Any] = []
         sources: list[Any] = []
@@ -81,7 +81,7 @@ class Op:
                 raise TypeError(f"{self.name}: {error}") from None
             if owner is not None and owner is not xp:
                 xp = owner if xp is None else common_module(self.name, inputs)
-        if tensors and scalars:  # NumPy's scalars count as Python's: they promote no dtype
+        if tensors and scalars:  # a NumPy scalar counts as a Python number: no promotion
             arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
         y, kept = self.compute(xp or np, arrays, static)
         if MODULES.get(type(y)) is None:
@@ -110,31 +110,32 @@ class Op:
     def gradients(
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
     ) -> Sequence[Any]:
-        """One gradient per input, anything where none is needed. y: what `compute` kept."""
+        """One gradient per input; ignored where not `needed`. `y` is what `compute` kept."""
         raise NotImplementedError
 
 
 def primitive(
     *rules: Rule | None,
 ) -> Callable[[Callable[Concatenate[Any, P], Array]], Callable[P, Tensor]]:
-    """Make a differentiable op of an array function, given one gradient rule per input.
+    """Turn an array function into a differentiable op, given one gradient rule per input.
 
-    The op takes Tensors, arrays (constants) and numbers. Given a Tensor, it returns a Tensor and
-    records itself if a gradient may be wanted. Given none, it returns an array.
+    The op takes Tensors, arrays (constants) and numbers. Given a Tensor, it returns a Tensor, and
+    records itself if the output may need a gradient. Without any Tensor, it returns an array.
 
     Args:
         rules: a rule returns the gradient of its input, in the shape of the input or of the output;
             the engine sums over broadcast axes. Its parameters say what it reads: `g` (the gradient
-            of the output), `y` (the output), and the parameters of the function. It uses operators
-            and ops only, so that it runs on arrays and on Tensors. None: no gradient. A function of
-            `*arrays` has one rule, which may read `i`, the number of its input.
+            of the output), `y` (the output), and the parameters of the function. It uses only
+            operators and ops, so that it runs on arrays and on Tensors. None in place of a rule
+            means no gradient. A function of `*arrays` has one rule, which may read `i`, the
+            position of its input.
 
     Returns:
         A decorator for the array function, which takes the array library `xp`, the inputs, and then
         static arguments (axis, shape, eps, …).
 
     Raises:
-        TypeError: a rule reads something else, or there are more rules than inputs.
+        TypeError: a rule reads anything else, or there are more rules than inputs.
     """
 
     if not rules or not all(rule is None or callable(rule) for rule in rules):
@@ -211,7 +212,7 @@ class Primitive(Op):
 
 
 def as_array(y: Any) -> Array:
-    """The array y. NumPy returns its scalars in place of 0-d arrays."""
+    """`y` as an array: where a result has no axes, NumPy returns a scalar."""
     return np.asarray(y) if isinstance(y, np.generic) else y
 
 

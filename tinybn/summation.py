@@ -1,4 +1,4 @@
-"""Sums that keep their digits."""
+"""Sums and means with little rounding error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tinybn.backend import MODULES
 
 FEW = 64
-"""So many terms may be added in float32: rounding costs a few ULP."""
+"""Sums of up to this many terms stay in float32, which costs only a few ULP."""
 
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
@@ -51,7 +51,7 @@ def _on_numpy(a: Any) -> bool:
 
 
 def _terms(a: Any, axis: Any) -> int:
-    """How many elements of a go into each sum; 0 for a bad axis, about which `sum` complains."""
+    """The number of terms in each sum; 0 for a bad axis, which `sum` will reject."""
     if axis is None:
         return a.size
     try:

@@ -3,9 +3,9 @@
 A Tensor is a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows the
 Node that made it (`_node`, see op.py). A leaf has none; it is where gradients end up.
 
-Every recorded op, and every change of an array through `data`, takes a tick of one clock. So a
-backward pass knows in which order things were computed, and whether an array changed after an op
-had read it. Tensors that share memory (views, `detach()`) share the time of its last change.
+One clock ticks at every recorded op and every change of an array through `data`. A backward pass
+therefore knows the order in which ops ran, and whether an array changed after an op read it.
+Tensors that share memory (views, `detach()`) share the time of its last change.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ else:
 tick: Callable[[], int] = itertools.count(1).__next__
 
 Input: TypeAlias = "Tensor | Array"
-"""What an op takes: Tensors, and arrays, which are constants."""
+"""What an op takes: a Tensor, or an array, which is a constant."""
 
 Operand: TypeAlias = "Tensor | Array | float"
-"""What an elementwise op takes: numbers, too."""
+"""What an elementwise op takes: a Tensor, an array or a number."""
 
 Axis: TypeAlias = int | tuple[int, ...] | None
-"""What a reduction reduces: one axis, several, or all of them."""
+"""The axes of a reduction: one, several, or all of them (None)."""
 
 
 class Tensor(Methods):
@@ -44,9 +44,9 @@ class Tensor(Methods):
     Args:
         data: a Tensor, an array of any library, a number, or nested lists of numbers; it is copied.
             Lists and Python numbers become float32. Arrays and NumPy scalars keep their dtype.
-        dtype: another dtype.
+        dtype: the dtype to convert to.
         requires_grad: whether backward passes compute its gradient; needs a floating-point dtype.
-        backend: "numpy" or "cupy"; by default what `use_backend` says, or else where `data` lives.
+        backend: "numpy" or "cupy"; by default the one of `use_backend`, or else the one of `data`.
 
     Attributes:
         grad: a leaf's gradient, which backward passes add to; a Tensor, or None.
@@ -84,8 +84,8 @@ class Tensor(Methods):
 
     @property
     def data(self) -> Array:
-        """The array. Backward passes notice when it is set, also by `t.data -= a`, but they can't
-        notice when elements are, as by `t.data[0] = a`.
+        """The array. A backward pass notices if it was set, also by `t.data -= a`. It does not
+        notice writes into the array, such as `t.data[0] = 1`.
         """
         return self._data
 
@@ -137,7 +137,7 @@ class Tensor(Methods):
 
     @property
     def backend(self) -> str:
-        """ "numpy" or "cupy"."""
+        """Where the array lives: "numpy" or "cupy"."""
         return backends.name_of(self._data)
 
     def numpy(self) -> np.ndarray:
@@ -177,7 +177,7 @@ class Tensor(Methods):
         if self._tracked:
             raise BufferError(
                 "a Tensor that requires grad can't be exported: its gradient would be lost, and "
-                "nobody would notice changes of its memory: use detach()"
+                "changes to its memory would go unnoticed: use detach()"
             )
         return self._data.__dlpack__(**options)
 
@@ -245,6 +245,6 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 def _not_differentiable(dtype: np.dtype) -> TypeError:
     return TypeError(
-        f"only floating-point Tensors can require gradients, this one is {dtype}: "
-        "give dtype=np.float32"
+        f"only floating-point Tensors can require gradients, and this one is {dtype}: "
+        "pass dtype=np.float32"
     )

@@ -71,7 +71,7 @@ def test_numbers_are_not_there_yet(name):
     assert f"{__file__}:{line}:" in message
 
 
-ONCE_MORE = r"test_errors.py:\d+: this computes something else when the step runs once more"
+ONCE_MORE = r"test_errors.py:\d+: this computes something else when the step runs again"
 
 
 def test_an_array_drawn_by_numpy():

@@ -11,11 +11,11 @@ from tinybn.check.gradcheck import GradientError
 class Row(NamedTuple):
     """How far one result of one method is from the reference.
 
-    method is "fused", "composition", "differences" or the name of a rival; order 0 is the output.
-    max_abs is the largest error, and max_rel the same as a fraction of the largest element. max_ulp
-    and median_ulp are in units of ε times the scale of the result (see `_reference`), and limit is
-    the largest max_ulp that is right. verdict is "ok", or what is wrong. Rivals have no backend and
-    no verdict ("").
+    method is "fused", "composition", "differences" or the name of a rival. Order 0 is the output.
+    max_abs is the largest error, and max_rel is that error divided by the largest element. max_ulp
+    and median_ulp are errors in units of ε times the scale of the result (see `_reference`); limit
+    is the largest max_ulp allowed. verdict is "ok", or says what is wrong. For a rival, backend and
+    verdict are "".
     """
 
     op: str
@@ -44,7 +44,7 @@ class Table(list[Row]):
         """The table itself, if all is right.
 
         Raises:
-            GradientError: A result is off; the message shows all that are.
+            GradientError: a result is off; the message shows all that are.
         """
         if wrong := self.misses:
             raise GradientError(f"{len(wrong)} of {len(self)} results are off:\n\n{wrong}")

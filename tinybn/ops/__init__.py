@@ -1,10 +1,10 @@
 """All ops, and the operators and methods of Tensor that are ops.
 
 An op takes Tensors, arrays and numbers. Given a Tensor, it returns a Tensor, otherwise an array.
-float32 stays float32: Python numbers and NumPy scalars promote nothing.
+float32 stays float32: Python numbers and NumPy scalars do not promote it.
 """
 
-# ruff: noqa: F403, F405 (each file of ops says what it has in its __all__)
+# ruff: noqa: F403, F405 (each file lists its ops in __all__)
 
 from __future__ import annotations
 

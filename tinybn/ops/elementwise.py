@@ -1,7 +1,7 @@
 """Elementwise ops, with NumPy's names, broadcasting and dtypes.
 
-Gradients at kinks: abs has 0 at 0, clip has 1 at its bounds, and maximum and minimum give half to
-each of two equal values. NaN stays NaN.
+At kinks, the gradient of abs is 0, clip passes the gradient on, and maximum and minimum give half
+of it to each of two equal values. NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -164,13 +164,13 @@ def _bound(bound: Any, side: int) -> Any:
     lambda g, condition: where(condition, 0, g),
 )
 def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition (bool) holds, b elsewhere."""
+    """a where the condition (bool) is true, b elsewhere."""
     return xp.where(condition, a, b)
 
 
 @primitive(lambda g: g)
 def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
-    """A copy in another dtype; its gradient returns in the dtype of a."""
+    """A copy in another dtype; the gradient is converted back to the dtype of a."""
     return a.astype(dtype)
 
 
@@ -192,7 +192,7 @@ def narrow(y: Any, *inputs: Any) -> Any:
 
 @primitive(lambda g, a: to(g, module_of(a).__name__))
 def to(xp: Any, a: Array, backend: str) -> Array:
-    """a on another backend, "numpy" or "cupy"; its gradient returns to the backend of a."""
+    """a on another backend, "numpy" or "cupy"; the gradient moves back to that of a."""
     return backends.move(a, backend)
 
 

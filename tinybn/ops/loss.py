@@ -19,11 +19,11 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
     Args:
         logits: (N, C).
         labels: (N,), integers from 0 to C - 1. They stay on the host even if the logits are on a
-            GPU: checking them there would wait for it.
+            GPU, because checking them on the GPU would mean waiting for it.
 
     Raises:
         ValueError: a shape does not fit, or a label is out of range.
-        TypeError: the labels are no integers, or not on the host.
+        TypeError: the labels are not integers, or not on the host.
     """
     labels = checks.cross_entropy(logits, labels)
     xp = module_of(logits)

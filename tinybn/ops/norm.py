@@ -10,9 +10,9 @@ One idea: choose axes, subtract the mean along them, and scale to unit variance.
     instance norm  space                           Ulyanov et al. 2016 (1607.08022), section 2
     rms norm       the last axes, not centred      Zhang & Sennrich 2019 (1910.07467), section 4
 
-(Numbers in parentheses are arXiv's.) No gradient is written here. The gradients come out of those
-of mean, subtract, multiply, sqrt and divide. μ and σ² are functions of x, so the gradient of x also
-takes the paths through them.
+(Numbers in parentheses are arXiv's.) There is no gradient rule in this file: the gradients follow
+from the rules of mean, subtract, multiply, sqrt and divide. μ and σ² are functions of x, so the
+gradient of x also flows through them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _normalize(x: Input, gamma: Any, beta: Any, axis: tuple[int, ...], eps: floa
     """Normalize x along `axis`; gamma and beta broadcast against x."""
     a = wide(x)
     mu = mean(a, axis, keepdims=True)
-    d = recentre(a - mu, axis)
+    d = recentre(a - mu, axis)  # a - mu, less the rounding error of mu
     var = mean(d * d, axis, keepdims=True)
     x_hat = d / sqrt(var + float(eps))
     y = scale_and_shift(x_hat, gamma, beta)
@@ -62,14 +62,14 @@ def batch_norm(
     Args:
         x: (N, C) or (N, C, …).
         gamma, beta: (C,), or None to omit that part.
-        mean, var: (C,), constants in place of the batch's μ and σ²: evaluation.
+        mean, var: (C,); for evaluation, constants to use instead of the batch's μ and σ².
         eps: ε, at least 0.
 
     Returns:
-        y in the shape of x.
+        y in the shape of x, and in the common dtype of x, gamma and beta.
 
     Raises:
-        ValueError: a shape does not fit, or a channel has one value only, and so no variance.
+        ValueError: a shape does not fit, or a channel has only one value, and so no variance.
     """
     axis = checks.batch_norm(x, gamma, beta, mean, var, eps)
     gamma, beta = per_channel(gamma, x), per_channel(beta, x)
@@ -94,7 +94,7 @@ def layer_norm(
 
     Args:
         x: (N, …).
-        gamma, beta: in the shape of those axes, or None to omit that part.
+        gamma, beta: in the shape of the normalized axes, or None to omit that part.
         axis: the last axis, or a tuple of the last axes.
         eps: ε, at least 0.
 
@@ -131,11 +131,11 @@ def group_norm(
     *,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each sample over groups of C / groups channels, and space.
+    """Normalize each sample over space and over groups of C / groups channels.
 
     Args:
         x: (N, C) or (N, C, …).
-        groups: how many groups the channels form; divides C.
+        groups: the number of groups, which must divide C.
         gamma, beta: (C,), or None to omit that part.
         eps: ε, at least 0.
 
@@ -162,7 +162,7 @@ def instance_norm(
         eps: ε, at least 0.
 
     Raises:
-        ValueError: a shape does not fit, or a channel of a sample has one value only.
+        ValueError: a shape does not fit, or a channel of a sample has only one value.
     """
     checks.instance_norm(x, gamma, beta, eps)
     grouped, gamma, beta = in_groups(x, x.shape[1], gamma, beta)

@@ -6,7 +6,7 @@ length 1. If several elements are the largest (or smallest), they share its grad
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -17,17 +17,15 @@ from tinybn.ops.elementwise import astype, exp, log, narrow, sqrt, wide
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.parameters import number
 from tinybn.summation import add_up, average
-from tinybn.tensor import Input, Tensor
+from tinybn.tensor import Axis, Input, Tensor
 
 __all__ = [
     "argmax", "log_softmax", "logsumexp", "max", "mean", "min", "softmax", "std", "sum", "var",
 ]  # fmt: skip
 
-Axis: TypeAlias = int | tuple[int, ...] | None
-
 
 def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
-    """The result of a reduction over `axis`, or its gradient, with the reduced axes back in."""
+    """A result of a reduction (or its gradient) with the reduced axes put back, of length 1."""
     return g if keepdims or axis is None else expand_dims(g, axis)
 
 
@@ -43,9 +41,9 @@ def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     )
 )
 def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Σ a / n, where n elements go into each sum. ValueError if there are none."""
+    """Σ a / n, where each sum has n terms. ValueError if there are none."""
     if a.size == 0:
-        raise ValueError("there is no mean of no elements (an empty batch?)")
+        raise ValueError("there are no elements to take the mean of (an empty batch?)")
     return average(a, axis, keepdims)
 
 

@@ -42,13 +42,13 @@ def parts_of(name: str, value: Any) -> Iterator[Place]:
 
 
 def by_user(what: Any) -> bool:
-    """Whether a class or module is not from the standard library, NumPy or tinybn."""
+    """Whether a class or module is from neither the standard library, NumPy nor tinybn."""
     root = (getattr(what, "__module__", None) or what.__name__).partition(".")[0]
     return root not in ("tinybn", "numpy") and root not in sys.stdlib_module_names
 
 
 def operators(kind: type) -> set[str]:
-    """The methods that Python calls without their names, such as __call__."""
+    """The methods that Python calls although no code names them, such as __call__."""
     return {
         name
         for base in filter(by_user, kind.__mro__)
@@ -58,9 +58,9 @@ def operators(kind: type) -> set[str]:
 
 
 def names_in(code: types.CodeType) -> tuple[set[str], set[str]]:
-    """All names that the code of a function mentions, and those of global variables.
+    """All names that the code of a function mentions, and which of them may be global variables.
 
-    Any string may be a name, too, for getattr or globals().
+    Any string counts as a name, because getattr or globals() may use it.
     """
     words, variables = set(code.co_names), set()
     for instruction in dis.get_instructions(code):
@@ -76,9 +76,9 @@ def names_in(code: types.CodeType) -> tuple[set[str], set[str]]:
 
 
 def attributes_of(name: str, thing: Any, words: set[str]) -> Iterator[Place]:
-    """Where those attributes may be that have one of these names: in the thing and its classes."""
+    """The places of the attributes with one of these names, in the thing and in its classes."""
     own = getattr(thing, "__dict__", {})
-    if not isinstance(thing, Module | Optimizer | type):  # of these, all are known already
+    if not isinstance(thing, Module | Optimizer | type):  # all of theirs are known already
         for word in sorted(words & own.keys()):
             yield Place(f"{name}.{word}", own, word)
     kind = thing if isinstance(thing, type) else type(thing)
