@@ -252,7 +252,8 @@ def test_arguments_of_other_kinds(argument):
     x = np.ones(2, np.float32)
     run(x, argument)
     with pytest.raises(
-        RecordingError, match=r"argument 1 is a .*: expected arrays, Tensors and numbers"
+        RecordingError,
+        match=r"argument 1 is a .*: expected arrays, Tensors and numbers(; use its .item|$)",
     ):
         run(x, argument)
 

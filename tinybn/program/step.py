@@ -148,7 +148,8 @@ class Step:
             return self.recording.input(name, i, leaf)
         large = "an integer of more than 64 bits"
         what = large if type(leaf) is int else f"a {type(leaf).__name__}"
-        raise refused(f"argument {i} is {what}: expected arrays, Tensors and numbers")
+        cure = "; use its .item(), or np.asarray of it" if isinstance(leaf, np.generic) else ""
+        raise refused(f"argument {i} is {what}: expected arrays, Tensors and numbers{cure}")
 
     # --- afterwards ---
 
