@@ -242,3 +242,15 @@ def test_second_derivatives_of_power_where_the_exponent_is_0():
     first = tb.grad(a**b, [a, b], create_graph=True)
     found = [tb.grad(g, x, retain_graph=True)[0].item() for g in first for x in (a, b)]
     np.testing.assert_allclose(found, [0, 1 / 3, 1 / 3, np.log(3) ** 2], rtol=1e-6)
+
+
+def test_powers_of_infinity_have_finite_gradients_where_the_exponent_is_0():
+    x = tb.tensor([np.inf, 0.0, 2.0], requires_grad=True)
+    np.testing.assert_array_equal(tb.grad((x**0).sum(), x)[0].numpy(), 0)
+
+
+def test_a_parameter_without_axes_can_be_set():
+    p = tb.tensor(2.0, requires_grad=True)
+    p.data = p.data * 3  # of which NumPy makes a scalar
+    assert p.data.shape == ()
+    assert (p.item(), p.dtype) == (6, np.float32)
