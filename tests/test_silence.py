@@ -5,7 +5,7 @@ import operator
 
 import numpy as np
 import pytest
-from numeric import draw
+from numeric import draw, here
 
 import tinybn as tb
 from tinybn import ops
@@ -154,9 +154,9 @@ def test_a_new_array_does_not_disturb_those_who_hold_the_old_one():
 
 def test_constants_may_change_after_the_call():
     x = leaf(4, 3)
-    buffer, condition = draw((4, 3), seed=1), draw((4, 3), seed=2) > 0
+    buffer, condition = here(draw((4, 3), seed=1)), here(draw((4, 3), seed=2) > 0)
     index, labels = np.array([0, 2, 2]), np.array([0, 1, 2, 0])
-    weight, mean = leaf(3, 2, seed=3), np.zeros(3)
+    weight, mean = leaf(3, 2, seed=3), here(np.zeros(3))
 
     def loss():
         y = ops.where(condition, x, 2 * x) * buffer
@@ -197,7 +197,7 @@ def test_statistics_and_labels_with_a_history_are_refused():
 
 NORMS = {
     "batch_norm": lambda x: ops.batch_norm(x),
-    "evaluation": lambda x: ops.batch_norm(x, mean=np.zeros(4) + 0.5, var=np.ones(4)),
+    "evaluation": lambda x: ops.batch_norm(x, mean=here(np.zeros(4) + 0.5), var=here(np.ones(4))),
     "layer_norm": lambda x: ops.layer_norm(x),
     "rms_norm": lambda x: ops.rms_norm(x),
     "group_norm": lambda x: ops.group_norm(x, 2),
