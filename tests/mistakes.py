@@ -27,35 +27,44 @@ data = x.detach()
 model = nn.MLP([3, 4, 2], norm="batch")
 sgd = optim.SGD(model.parameters(), lr=0.1)
 
+
 def steps():
     yield
+
 
 @tb.primitive(lambda g, b: g * b)  # one rule for two inputs
 def times(xp, a, b):
     return a * b
 
+
 @tb.primitive(lambda g: g * k)  # reads k, but does not say so
 def scaled(xp, a, k=2.0):
     return a * k
+
 
 @tb.primitive(lambda g: g)
 def pair(xp, a):
     return a, a
 
+
 def twice(x):
     return x * 2
+
 
 @tb.fused(composition=twice)
 def unsaved(xp, x):
     return x * 2
 
+
 @tb.fused(composition=twice)
 def no_gradients(xp, x):
     return x * 2, None
 
+
 @tb.fused(composition=twice)
 def no_tuple(xp, x):
     return x * 2, None
+
 
 @no_tuple.backward
 def _(xp, needed, g, saved, x):
@@ -311,7 +320,8 @@ def told(call: str) -> Told:
 
 def versions() -> str:
     """What the words of some messages depend on."""
-    return f"Python {'.'.join(map(str, sys.version_info[:2]))} and NumPy {np.__version__[:3]}"
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"Python {python} and NumPy {'.'.join(np.__version__.split('.')[:2])}."
 
 
 def document() -> str:
@@ -321,7 +331,7 @@ def document() -> str:
         "",
         "`python tests/mistakes.py` writes this file, and the tests check that it is current. Messages begin with",
         "the op or the class, and say what was expected, what came, and often what to do. The words of some are",
-        f"Python's and NumPy's, here {versions()}. All calls come after",
+        f"Python's and NumPy's, here {versions()} All calls come after",
         "",
         f"```python{SETUP}```",
     ]

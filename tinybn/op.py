@@ -18,14 +18,14 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 import numpy as np
 
 from tinybn import anomaly
-from tinybn.arrays import shares_memory
+from tinybn.arrays import as_array, shares_memory
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
 from tinybn.node import Node, record
 from tinybn.parameters import Parameters, name_of, picker, reads, signature_of
 from tinybn.tensor import Tensor, time_of_change, wrap
 
-__all__ = ["Node", "Op", "Primitive", "as_array", "module_of", "primitive"]
+__all__ = ["Node", "Op", "Primitive", "module_of", "primitive"]
 
 P = ParamSpec("P")
 Rule: TypeAlias = Callable[..., Any]
@@ -209,11 +209,6 @@ class Primitive(Op):
                 f"in a gradient rule of {self.name!r}; a rule reads what its parameters name"
             )
             raise
-
-
-def as_array(y: Any) -> Array:
-    """`y` as an array: where a result has no axes, NumPy returns a scalar."""
-    return np.asarray(y) if isinstance(y, np.generic) else y
 
 
 def module_of(array: Any) -> Any:
