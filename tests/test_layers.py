@@ -20,7 +20,7 @@ LAYERS = [
     {"walk"},
     {"autodiff"},
     {"ops"},
-    {"init", "checkpoint"},
+    {"init", "checkpoint", "loading"},
     {"nn", "optimizer"},
     {"optim", "data"},
     {"on_cupy", "graph"},

@@ -7,12 +7,13 @@ nothing. Optimizer, which calls it for every parameter, is in optimizer.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from tinybn.backend import Array
+from tinybn.loading import fit
 from tinybn.op import module_of
 from tinybn.optimizer import Arrays, Optimizer
 from tinybn.tensor import Tensor, wrap
@@ -137,22 +138,54 @@ Factor: TypeAlias = Callable[[int], float]
 
 
 class Schedule:
-    """Sets `optimizer.lr` to its first value times factor(t), where t counts calls of `step`.
+    """Sets `optimizer.lr` to a base rate times factor(t), where t counts calls of `step`.
 
     schedule = Schedule(optimizer, warmup(100, cosine(1000)))
+
+    Args:
+        lr: The base rate; by default the optimizer's. A second Schedule of an optimizer must say
+            it, because the first one may have left any rate there, even 0.
     """
 
-    def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
+    def __init__(self, optimizer: Optimizer, factor: Factor, lr: float | None = None) -> None:
+        if lr is None and optimizer.base_lr is not None:
+            raise ValueError(
+                f"Schedule: an earlier Schedule has set the learning rate to {optimizer.lr}: say "
+                f"where this one starts, Schedule(optimizer, factor, lr={optimizer.base_lr})"
+            )
+        lr = optimizer.lr if lr is None else lr
+        if not 0 < lr < math.inf:
+            raise ValueError(f"Schedule: expected a learning rate lr > 0, got {lr}")
         self.optimizer = optimizer
         self.factor = factor
-        self.base_lr = optimizer.lr
-        self.t = 0
-        optimizer.lr = self.base_lr * factor(0)
+        self._set(0, lr)
+
+    def _set(self, t: int, base_lr: float) -> None:
+        lr = base_lr * self.factor(t)
+        self.t, self.base_lr = t, base_lr
+        self.optimizer.lr, self.optimizer.base_lr = lr, base_lr
 
     def step(self) -> None:
         """Go on to the next t."""
-        self.t += 1
-        self.optimizer.lr = self.base_lr * self.factor(self.t)
+        self._set(self.t + 1, self.base_lr)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """t and the base rate. The factor is code: a new Schedule must be given the same one."""
+        return {"t": np.array(self.t), "base_lr": np.array(self.base_lr)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at the t of a `state_dict`, and set the optimizer's learning rate.
+
+        Raises:
+            ValueError: The state does not fit; nothing changed.
+        """
+        own = {"t": 0, "base_lr": 0.0}
+        values = fit(state, own, (f"missing: {name}" for name in own.keys() - state.keys()))
+        if not 0 < values["base_lr"] < math.inf:
+            raise ValueError(
+                f"load_state_dict changed nothing: expected a base_lr > 0, got {values['base_lr']}"
+            )
+        self._set(**values)
 
 
 def step_decay(every: int, factor: float = 0.1) -> Factor:

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinybn import checkpoint
 from tinybn.backend import MODULES, Array, move
-from tinybn.tensor import Tensor
+from tinybn.loading import fit
+from tinybn.tensor import Tensor, shape_of
 
 Arrays: TypeAlias = tuple[Array, ...]
 
@@ -28,6 +28,7 @@ class Optimizer:
 
     Attributes:
         lr: The learning rate; it may be set at any time.
+        base_lr: The learning rate that a Schedule multiplies, or None if there is no Schedule.
         state: For each parameter its count of steps, "step", and its memory by name. A parameter
             that never had a gradient has none.
 
@@ -54,6 +55,7 @@ class Optimizer:
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"expected weight_decay >= 0, got {weight_decay}")
         self.lr = lr
+        self.base_lr: float | None = None
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
 
@@ -74,7 +76,8 @@ class Optimizer:
         Each gets a new array: the old one, the gradients and the old memory stay as they are.
 
         Raises:
-            ValueError: A gradient has another shape than its parameter; nothing has changed.
+            ValueError: A gradient, or what `update` returns, has another shape than its parameter.
+                Nothing has changed then, nor after any other error or Ctrl-C.
         """
         ready = []
         for i, p in enumerate(self.params):
@@ -86,23 +89,48 @@ class Optimizer:
         names, before = self.memory, None
         formula: Any = getattr(self.update, "__func__", None)  # None if it is no method
         kernels = replacements.get(formula, {})
+        changes = []
         for p, array, g, state in ready:
             xp: Any = MODULES[type(array)]
-            if not state:
-                state.update(step=0, **{name: xp.zeros_like(array) for name in names})
-            if state["step"] is not before:  # equal counts are one object, so numbers are made once
-                before = state["step"]
+            memory = state or {"step": 0, **{name: xp.zeros_like(array) for name in names}}
+            if (
+                memory["step"] is not before
+            ):  # equal counts are one object, so numbers are made once
+                before = memory["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
-            given = array, g, *map(state.get, names)
+            given = array, g, *map(memory.get, names)
             kernel: Any = kernels.get(xp)
             new = kernel(self, *given, **numbers) if kernel else self.update(*given, **numbers)
-            if len(new) != 1 + len(names):
-                kind, expected = type(self).__name__, ", ".join(["p", *names])
-                raise ValueError(f"{kind}.update returned {len(new)} arrays: expected {expected}")
-            p.data = xp.asarray(new[0], array.dtype)  # no NumPy scalar, and no wider dtype
-            for i, name in enumerate(names, 1):
-                state[name] = xp.asarray(new[i], array.dtype)
-            state["step"] = step
+            self._check(new, array.shape)
+            value, *remembered = (xp.asarray(a, array.dtype) for a in new)  # no NumPy scalars
+            entries = {"step": step, **dict(zip(names, remembered, strict=True))}
+            changes.append((p, value, state, entries))
+        before_all = [(p, p.data, state, state.copy()) for p, _, state, _ in changes]
+        try:
+            for p, value, state, entries in changes:
+                p.data = value
+                state.update(entries)
+        except BaseException:  # Ctrl-C
+            for p, value, state, entries in before_all:
+                p.data = value
+                state.clear()
+                state.update(entries)
+            raise
+
+    def _check(self, new: Any, shape: tuple[int, ...]) -> None:
+        """Raise unless an update returned all arrays, and all shaped like the parameter."""
+        if isinstance(new, tuple | list) and len(new) == 1 + len(self.memory):
+            shapes = [shape_of(a) for a in new]
+            if shapes.count(shape) == len(shapes):
+                return
+            got = f"shapes {', '.join(map(str, shapes))}"
+        else:
+            got = f"{len(new)} arrays" if isinstance(new, tuple | list) else type(new).__name__
+        names = ", ".join(["p", *self.memory])
+        raise ValueError(
+            f"{type(self).__name__}.update returned {got}: expected {names}, in a tuple, each of "
+            f"the parameter's shape {shape}; nothing has changed"
+        )
 
     def zero_grad(self) -> None:
         """Set the gradient of every parameter to None."""
@@ -131,7 +159,7 @@ class Optimizer:
             if 0 < len(found) < len(likes):
                 problems.append(f"parameter {i} has only {found}")
             own |= {f"{i}.{name}": like for name, like in likes.items()}
-        values = checkpoint.fit(state, own, problems)
+        values = fit(state, own, problems)
         lr = values.pop("lr")
         if not 0 <= lr < math.inf:
             raise ValueError(f"load_state_dict changed nothing: expected an lr >= 0, got {lr}")
@@ -140,4 +168,4 @@ class Optimizer:
         for full, value in values.items():
             which, _, name = full.partition(".")
             loaded[int(which)][name] = counts.setdefault(value, value) if name == "step" else value
-        self.lr, self.state = lr, loaded
+        vars(self).update(lr=lr, state=loaded)  # both at once, whatever interrupts
