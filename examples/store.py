@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Store:
             self._file = self.path.open("ab+", buffering=0)
         except PermissionError as error:
             raise StoreError(f"{self.path} can't be written: give another --out") from error
+        weakref.finalize(self, self._file.close)
         self._lock()
         for name in ("runs.jsonl", "runs.csv", "result.json", "figure.png"):
             checkpoint.sweep(folder / name)

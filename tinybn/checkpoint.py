@@ -91,12 +91,12 @@ def _read(content: bytes) -> dict[str, np.ndarray]:
     state = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
+        if compressed := [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]:
+            raise ValueError(f"its entry {compressed[0]!r} is compressed")
         if sum(entry.file_size for entry in entries) > len(content):
             raise ValueError("its entries claim to be larger than the file")
         for entry in entries:
             name = entry.filename
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its entry {name!r} is compressed")
             if not name.endswith(".npy"):
                 raise ValueError(f"its entry {name!r} is no array")
             if name.removesuffix(".npy") in state:
