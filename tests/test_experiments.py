@@ -238,7 +238,11 @@ def started(command, **options):
 def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "1"]
     command += ["--out", str(tmp_path / "out"), "--seeds", "3"]
-    environment = {"PYTHONPATH": str(EXAMPLES), "TOY_SECONDS": "0.5", "PATH": ""}
+    environment = {
+        "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}",
+        "TOY_SECONDS": "0.5",
+        "PATH": "",
+    }
     process = started(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
