@@ -58,6 +58,11 @@ class Keeper:
         keeper.state, keeper.best = state, checkpoint.part(state, "best")
         return keeper
 
+    @property
+    def resumes(self) -> bool:
+        """Whether there are steps to restore."""
+        return self.state is not None and self.state.get("progress/number", 0) > 0
+
     def start(self, parts: Mapping[str, Any]) -> None:
         """Load these parts of the run, or save them: a file that can't be written fails now."""
         checkpoint.sweep(self.path)

@@ -238,6 +238,9 @@ def fit(
     parts = {"model": model, "optimizer": optimizer, "batches": batches, "progress": at}
     if keeper is not None:
         keeper.every = keeper.every or len(batches)
+        if config.compile and keeper.resumes:
+            # The first call runs op by op, and can differ in the last bit: not in mid-run.
+            train_on(*next(iter(batches)))
         keeper.start(parts)
     looks = config.looks(len(batches))
     last, looks_left = looks[-1], set(looks)
