@@ -312,6 +312,7 @@ def test_a_loaded_model_computes_the_same():
         ),
         (lambda s: s.update({"0.weight": np.full((4, 8), "x")}), "0.weight: expected numbers"),
         (lambda s: (s.pop("0.weight"), s.update(b=1)), "missing: 0.weight; unexpected: b"),
+        (lambda s: s.update({"6.bias": [[1], [2, 3]]}), r"6\.bias: setting an array element"),
         (lambda s: s.pop("4.num_batches_tracked"), "missing: 4.num_batches_tracked"),
         (lambda s: s.update({"4.num_batches_tracked": [1]}), r"4.num_batches_tracked: .*\(1,\)"),
         (lambda s: s.update({"4.num_batches_tracked": np.nan}), "4.num_batches_tracked"),

@@ -450,6 +450,24 @@ def test_each_parameter_counts_its_own_steps():
 
 
 @pytest.mark.parametrize("make", MAKERS)
+def test_memory_of_another_dtype_is_used_as_it_would_be_loaded(make):
+    """After `model.to(np.float32)`, a run goes on like the one that is resumed there."""
+    one, two = parameters(), parameters(np.float32)
+    living, loaded = make(one), make(two)
+    set_gradients(one, 1)
+    living.step()
+    for p, q in zip(one, two, strict=True):
+        p.data = p.data.astype(np.float32)
+        q.data = p.data
+    loaded.load_state_dict(living.state_dict())
+    for params, optimizer in ((one, living), (two, loaded)):
+        set_gradients(params, 2)
+        optimizer.step()
+    for p, q in zip(one, two, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_a_state_dict_shares_no_memory_with_its_optimizer(make):
     params = parameters()
     optimizer = make(params)

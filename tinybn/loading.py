@@ -47,7 +47,11 @@ def fit(
     for name, like in own.items():
         if name not in state:
             continue
-        value, shape = np.asarray(state[name]), np.shape(like)
+        try:
+            value, shape = np.asarray(state[name]), np.shape(like)
+        except (TypeError, ValueError) as error:  # a ragged list, or an array on a GPU
+            problems.append(f"{name}: {error}")
+            continue
         if value.shape != shape:
             problems.append(f"{name}: expected shape {shape}, got {value.shape}")
         elif isinstance(like, int | float | np.generic):

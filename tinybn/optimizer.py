@@ -98,7 +98,10 @@ class Optimizer:
             ):  # equal counts are one object, so numbers are made once
                 before = memory["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
-            given = array, g, *map(memory.get, names)
+            kept = [memory[name] for name in names]
+            if any(m.dtype != array.dtype for m in kept):  # the parameter got another one
+                kept = [m.astype(array.dtype) for m in kept]
+            given = array, g, *kept
             kernel: Any = kernels.get(xp)
             new = kernel(self, *given, **numbers) if kernel else self.update(*given, **numbers)
             self._check(new, array.shape)
