@@ -64,7 +64,7 @@ def load(path: PathLike) -> dict[str, np.ndarray]:
     It takes no more memory than a few times the size of the file, whoever made it.
 
     Raises:
-        ValueError: The file is damaged, or `save` did not write it.
+        ValueError: the file is damaged, or `save` did not write it.
     """
     content = Path(path).read_bytes()
     try:

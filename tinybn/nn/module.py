@@ -1,4 +1,4 @@
-"""Module: the base class of layers and models, which holds their parameters and other state."""
+"""Module: the base class of layers and models, which holds parameters and other state."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Module:
         """Set all parameters and buffers from a `state_dict`; they keep their dtype and backend.
 
         Raises:
-            ValueError: A name is missing or unexpected, or a value does not fit. Nothing changed.
+            ValueError: a name is missing or unexpected, or a value does not fit. Nothing changed.
         """
         own = self._own()
         problems = [f"missing: {full}" for full in own if full not in state]
@@ -208,7 +208,7 @@ def parameter(value: float, shape: tuple[int, ...]) -> Tensor:
 
 
 def at_least_1(what: str, n: int) -> int:
-    """`n` as an int; ValueError about `what` unless it is an integer of at least 1."""
+    """`n` as an int; ValueError that names `what` unless it is an integer of at least 1."""
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"expected {what} to be an integer of at least 1, got {n!r}")
     return int(n)
