@@ -20,6 +20,10 @@ import training
 from tinybn import checkpoint
 
 
+def stamp(path):
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def main(folder, kills, *options):
     arguments = ["--no-plot", "--save-every", "1", "--out", str(folder), *options]
     path = folder / "checkpoint.npz"
@@ -32,7 +36,13 @@ def main(folder, kills, *options):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             resume = ["--resume"] if path.exists() else []
             os._exit(train_mlp.main([*arguments, *resume]))
-        time.sleep(moments.uniform(0, 0.3))
+        if moments.random() < 0.3:  # while it begins
+            time.sleep(moments.uniform(0, 0.3))
+        else:  # or a few steps after the first that it saves
+            before = stamp(path)
+            while stamp(path) == before and os.waitpid(child, os.WNOHANG) == (0, 0):
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

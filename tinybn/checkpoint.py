@@ -30,11 +30,11 @@ def save(path: PathLike, state: Mapping[str, Any]) -> None:
     """Write a state dict to a file; see `replace` for what a crash or a full disk can do.
 
     Args:
-        state: Arrays of numbers, or texts, by name; `join` makes one state of several.
+        state: arrays of numbers, or texts, by name; `join` makes one state of several.
 
     Raises:
-        ValueError: An entry is neither numbers nor text.
-        OSError: The file can't be written. An older one is still there.
+        ValueError: an entry is neither numbers nor text.
+        OSError: the file can't be written. An older one is still there.
     """
     import hashlib  # these two would take a sixth of `import tinybn`
     import zipfile
@@ -98,7 +98,7 @@ def _read(content: bytes) -> dict[str, np.ndarray]:
         for entry in entries:
             name = entry.filename
             if not name.endswith(".npy"):
-                raise ValueError(f"its entry {name!r} is no array")
+                raise ValueError(f"its entry {name!r} is not an array")
             if name.removesuffix(".npy") in state:
                 raise ValueError(f"its entry {name!r} comes twice")
             try:
@@ -135,7 +135,7 @@ def replace(path: PathLike, content: bytes) -> None:
     mode; a link is followed.
 
     Raises:
-        OSError: It can't be written. The old file is still there.
+        OSError: it can't be written. The old file is still there.
     """
     real = Path(os.path.realpath(path))
     temporary = real.with_name(f".{real.name}.{os.urandom(4).hex()}.tmp")
@@ -179,7 +179,7 @@ def join(**parts: Any) -> dict[str, Any]:
     """One state dict from several, with names such as "model/0.weight".
 
     Args:
-        parts: Objects with a `state_dict`, such as models, optimizers, schedules, batches and
+        parts: objects with a `state_dict`, such as models, optimizers, schedules, batches and
             random states; or mappings of arrays, numbers and texts.
     """
     return {
@@ -199,7 +199,7 @@ def restore(state: Mapping[str, Any], **parts: Any) -> None:
     """Load several objects from a joined state dict: all of them or, after an error, none.
 
     Raises:
-        ValueError: A part does not fit.
+        ValueError: a part does not fit.
     """
     before = {name: thing.state_dict() for name, thing in parts.items()}
     try:

@@ -217,7 +217,7 @@ class Batches:
         """Go on where another object, with the same data and settings, was.
 
         Raises:
-            ValueError: The state does not fit; nothing changed.
+            ValueError: the state does not fit; nothing changed.
         """
         expected = {"order", "given", "batch_size"} | (set() if self.rng is None else {"state"})
         problems = [f"missing: {name}" for name in expected - state.keys()]

@@ -38,7 +38,7 @@ class RandomState:
     """The state of a random generator, as a part of a checkpoint.
 
     Args:
-        rng: The generator; by default the one that `tb.seed` restarts.
+        rng: the generator; by default the one that `tb.seed` restarts.
     """
 
     def __init__(self, rng: np.random.Generator | None = None) -> None:
@@ -55,7 +55,7 @@ class RandomState:
         """Let the generator go on from a `state_dict`.
 
         Raises:
-            ValueError: It is not the state of such a generator; nothing changed.
+            ValueError: it is not the state of such a generator; nothing changed.
         """
         import json
 

@@ -31,16 +31,16 @@ def fit(
     """Convert the values of a state dict to what an object holds under the same names.
 
     Args:
-        state: The state dict.
-        own: By name, a Tensor or an array, whose shape, dtype and backend the value gets, or a
+        state: the state dict.
+        own: by name, a Tensor or an array, whose shape, dtype and backend the value gets, or a
             number. Floating-point values may have another precision.
-        problems: What the caller already found wrong, such as a missing name.
+        problems: what the caller already found wrong, such as a missing name.
 
     Returns:
         Arrays and Python numbers, for the names that `state` and `own` share.
 
     Raises:
-        ValueError: There are problems, an unexpected name, or values that do not fit.
+        ValueError: there are problems, an unexpected name, or values that do not fit.
     """
     values: dict[str, Any] = {}
     problems = [*problems, *(f"unexpected: {name}" for name in state.keys() - own.keys())]

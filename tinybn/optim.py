@@ -144,7 +144,7 @@ class Schedule:
     schedule = Schedule(optimizer, warmup(100, cosine(1000)))
 
     Args:
-        lr: The base rate; by default the optimizer's. A second Schedule of an optimizer must say
+        lr: the base rate; by default the optimizer's. A second Schedule of an optimizer must say
             it, because the first one may have left any rate there, even 0.
     """
 
@@ -178,7 +178,7 @@ class Schedule:
         """Go on at the t of a `state_dict`, and set the optimizer's learning rate.
 
         Raises:
-            ValueError: The state does not fit; nothing changed.
+            ValueError: the state does not fit; nothing changed.
         """
         own = {"t": 0, "base_lr": 0.0}
         values = fit(state, own, (f"missing: {name}" for name in own.keys() - state.keys()))

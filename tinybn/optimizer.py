@@ -27,9 +27,9 @@ class Optimizer:
     like the parameter, initially 0). `numbers` returns whatever else changes from step to step.
 
     Attributes:
-        lr: The learning rate; it may be set at any time.
-        base_lr: The learning rate that a Schedule multiplies, or None if there is no Schedule.
-        state: For each parameter its count of steps, "step", and its memory by name. A parameter
+        lr: the learning rate; it may be set at any time.
+        base_lr: the learning rate that a Schedule multiplies, or None if there is no Schedule.
+        state: for each parameter its count of steps, "step", and its memory by name. A parameter
             that never had a gradient has none.
 
     Raises:
@@ -76,7 +76,7 @@ class Optimizer:
         Each gets a new array: the old arrays, the gradients and the old memory do not change.
 
         Raises:
-            ValueError: A gradient, or what `update` returns, has another shape than its parameter.
+            ValueError: a gradient, or what `update` returns, has another shape than its parameter.
                 Nothing has changed then, nor after any other error or Ctrl-C.
         """
         ready = []
@@ -93,9 +93,7 @@ class Optimizer:
         for p, array, g, state in ready:
             xp: Any = MODULES[type(array)]
             memory = state or {"step": 0, **{name: xp.zeros_like(array) for name in names}}
-            if (
-                memory["step"] is not before
-            ):  # equal counts are one object, so numbers are made once
+            if memory["step"] is not before:  # equal counts are one object: compute numbers once
                 before = memory["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
             kept = [memory[name] for name in names]

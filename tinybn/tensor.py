@@ -10,7 +10,6 @@ Tensors that share memory (views, `detach()`) share the time of its last change.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -161,18 +160,6 @@ class Tensor(Methods):
         leaf = self.detach()
         leaf._tracked = self._tracked
         return leaf
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        """A copy of a leaf and its gradient. The history of an op's output can't be copied."""
-        if self._node is not None:
-            raise TypeError(
-                f"the output of {self._node.op.name} can't be deep-copied: the copy would come "
-                "from copies of the leaves, and give these their gradients; detach() it first"
-            )
-        memo[id(self)] = copied = wrap(copy.deepcopy(self._data, memo))
-        copied._tracked = self._tracked
-        copied.grad = copy.deepcopy(self.grad, memo)
-        return copied
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """For np.asarray(tensor): a copy; with copy=False, the array itself."""

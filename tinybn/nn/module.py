@@ -27,8 +27,8 @@ class Module:
     each other. A parameter can be replaced by a Tensor or None only. Subclasses define `forward`.
 
     Attributes:
-        buffers: The names of state that no gradient trains: Tensors, arrays, or Python numbers.
-        training: Whether the module is in training mode (see `train`).
+        buffers: the names of state that gradients do not train: Tensors, arrays, or Python numbers.
+        training: whether the module is in training mode (see `train`).
     """
 
     buffers: ClassVar[tuple[str, ...]] = ()
