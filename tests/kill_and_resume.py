@@ -40,7 +40,8 @@ def main(folder, kills, *options):
             time.sleep(moments.uniform(0, 0.3))
         else:  # or a few steps after the first that it saves
             before = stamp(path)
-            while stamp(path) == before and os.waitpid(child, os.WNOHANG) == (0, 0):
+            ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            while stamp(path) == before and os.waitid(os.P_PID, child, ended) is None:
                 time.sleep(0.002)
             time.sleep(moments.uniform(0, 0.05))
         os.kill(child, signal.SIGKILL)
