@@ -96,41 +96,39 @@ class Optimizer:
             if memory["step"] is not before:  # equal counts are one object: compute numbers once
                 before = memory["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
+            dtype = array.dtype  # the parameter may have got another one since the last step
             kept = [memory[name] for name in names]
-            if any(m.dtype != array.dtype for m in kept):  # the parameter got another one
-                kept = [m.astype(array.dtype) for m in kept]
+            kept = [m if m.dtype is dtype or m.dtype == dtype else m.astype(dtype) for m in kept]
             given = array, g, *kept
             kernel: Any = kernels.get(xp)
             new = kernel(self, *given, **numbers) if kernel else self.update(*given, **numbers)
-            self._check(new, array.shape)
-            value, *remembered = (xp.asarray(a, array.dtype) for a in new)  # no NumPy scalars
-            entries = {"step": step, **dict(zip(names, remembered, strict=True))}
-            changes.append((p, value, state, entries))
+            shapes = [shape_of(a) for a in new] if type(new) in (tuple, list) else None
+            if shapes != [array.shape] * (1 + len(names)):
+                raise self._misshapen(new, shapes, array.shape)
+            value, *remembered = [xp.asarray(a, dtype) for a in new]  # no NumPy scalars
+            changes.append((p, value, state, (step, *remembered)))
+        keys = ("step", *names)
         before_all = [(p, p.data, state, state.copy()) for p, _, state, _ in changes]
         try:
             for p, value, state, entries in changes:
                 p.data = value
-                state.update(entries)
+                state.update(zip(keys, entries, strict=True))
         except BaseException:  # Ctrl-C
-            for p, value, state, entries in before_all:
+            for p, value, state, old in before_all:
                 p.data = value
                 state.clear()
-                state.update(entries)
+                state.update(old)
             raise
 
-    def _check(self, new: Any, shape: tuple[int, ...]) -> None:
-        """Raise unless an update returned all arrays, and all shaped like the parameter."""
-        if isinstance(new, tuple | list) and len(new) == 1 + len(self.memory):
-            shapes = [shape_of(a) for a in new]
-            if shapes.count(shape) == len(shapes):
-                return
-            got = f"shapes {', '.join(map(str, shapes))}"
-        else:
-            got = f"{len(new)} arrays" if isinstance(new, tuple | list) else type(new).__name__
-        names = ", ".join(["p", *self.memory])
-        raise ValueError(
-            f"{type(self).__name__}.update returned {got}: expected {names}, in a tuple, each of "
-            f"the parameter's shape {shape}; nothing has changed"
+    def _misshapen(self, new: Any, shapes: Any, shape: tuple[int, ...]) -> ValueError:
+        names = ["p", *self.memory]
+        got = type(new).__name__
+        if shapes is not None:
+            wrong = len(shapes) == len(names)
+            got = f"shapes {', '.join(map(str, shapes))}" if wrong else f"{len(shapes)} arrays"
+        return ValueError(
+            f"{type(self).__name__}.update returned {got}: expected {', '.join(names)}, in a "
+            f"tuple, each of the parameter's shape {shape}; nothing has changed"
         )
 
     def zero_grad(self) -> None:

@@ -17,6 +17,7 @@ from tinybn.tensor import Tensor, wrap
 M = TypeVar("M", bound="Module")
 
 NUMBERS = int | float | np.generic
+CONTAINERS = (dict, list, tuple, deque, set, frozenset)
 
 
 class Module:
@@ -55,9 +56,12 @@ class Module:
     def children(self) -> Iterator[tuple[str, Module]]:
         """The Modules directly inside this one, by name."""
         for name, value in vars(self).items():
-            for full, found in held(name, value):
-                if isinstance(found, Module):
-                    yield full, found
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, CONTAINERS):
+                for full, found in held(name, value):
+                    if isinstance(found, Module):
+                        yield full, found
 
     def modules(self) -> Iterator[Module]:
         """This module and all modules inside it; a shared one comes once."""
@@ -75,9 +79,12 @@ class Module:
         """Every parameter and buffer: its full name, its module, the attribute, its value."""
         for name, value in vars(self).items():
             if name not in self.buffers:
-                for full, found in held(name, value):
-                    if isinstance(found, Tensor):
-                        yield prefix + full, self, name, found
+                if isinstance(value, Tensor):
+                    yield prefix + name, self, name, value
+                elif isinstance(value, CONTAINERS):
+                    for full, found in held(name, value):
+                        if isinstance(found, Tensor):
+                            yield prefix + full, self, name, found
             elif isinstance(value, Tensor | NUMBERS) or MODULES.get(type(value)) is not None:
                 yield prefix + name, self, name, value
             elif value is not None:
