@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from results import replace_unprintable, table
+from results import replace_unprintable, survives_a_broken_pipe, table
 from train_mlp import plot
 from training import Config, Run, train
 
@@ -79,6 +79,7 @@ def finding(runs: dict[str, list[Run]]) -> str:
     return f"Batch norm took {ratios[0]:.2f} times the steps and {ratios[1]:.2f} times the seconds."
 
 
+@survives_a_broken_pipe
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     replace_unprintable()

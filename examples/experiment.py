@@ -27,6 +27,7 @@ from results import (
     replace_unprintable,
     summary,
     summary_table,
+    survives_a_broken_pipe,
     table,
     tidy,
     write,
@@ -172,6 +173,7 @@ def plan(experiment: Experiment, options: argparse.Namespace) -> list[Record]:
     ]
 
 
+@survives_a_broken_pipe
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, line: int = 0) -> int:
     """The command of an experiment; its progress bars begin on `line`."""
     replace_unprintable()
@@ -200,6 +202,9 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, line: i
             file=sys.stderr,
         )
         return 130
+    except StoreError as error:
+        print(f"{experiment.name}: {error}; the same command continues from here", file=sys.stderr)
+        return 2
     return report(experiment, options, store.runs(), identity)
 
 

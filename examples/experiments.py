@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment import Experiment, Parser, main, parse
-from results import Record, replace_unprintable, table, write
+from results import Record, replace_unprintable, survives_a_broken_pipe, table, write
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -110,6 +110,7 @@ def report(folders: Sequence[Path], root: Path) -> Path:
     return path
 
 
+@survives_a_broken_pipe
 def run_everything(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     replace_unprintable()

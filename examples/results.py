@@ -8,18 +8,21 @@ it counts as infinite, so a median is infinite when most runs never got there.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
+
+from tinybn.checkpoint import replace
 
 Record: TypeAlias = dict[str, Any]
+P = ParamSpec("P")
 
 
 class Spread(NamedTuple):
@@ -164,15 +167,24 @@ def tidy(runs: Sequence[Record]) -> str:
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file atomically: an older one stays until the new one is complete."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace(path, content.encode() if isinstance(content, str) else content)
+
+
+def survives_a_broken_pipe(main: Callable[P, int]) -> Callable[P, int]:
+    """Let a command end with one line when nobody reads its output any longer (a decorator)."""
+
+    @functools.wraps(main)
+    def command(*args: P.args, **keywords: P.kwargs) -> int:
+        try:
+            status = main(*args, **keywords)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            print("the output was closed before its end", file=sys.stderr)
+            return 1
+        return status
+
+    return command
 
 
 def dumps(content: Any, **options: Any) -> str:

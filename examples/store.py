@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from results import Record, dumps, write
+from results import Record, dumps
+
+from tinybn import checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder go unnoticed
+    fcntl = None  # type: ignore[assignment]
 
 
 class StoreError(Exception):
-    """The folder belongs to something else."""
+    """The folder belongs to something else, or can't be used."""
 
 
 def key_of(config: Record) -> str:
@@ -26,35 +34,73 @@ class Store:
     """Finished runs in `folder`/runs.jsonl: a first line with their identity, then one per run.
 
     A run's line is appended when the run is finished. If the last line is cut off, its run is
-    repeated. Runs belong together only if their `identity` is the same.
+    repeated. Runs belong together only if their `identity` is the same. The file is locked until
+    the Store, or its process, ends.
     """
 
     def __init__(self, folder: Path, identity: Record, plan: Sequence[Record]) -> None:
         self.path = folder / "runs.jsonl"
         self.plan = list(plan)
         self.finished: dict[str, Record] = {}
-        head = dumps(identity)
+        head = dumps(identity).encode() + b"\n"
         if not self.path.exists():
-            if folder.is_dir() and any(folder.iterdir()):
+            if folder.is_dir() and any(not _left(path) for path in folder.iterdir()):
                 raise StoreError(f"{folder} has other files: give another --out")
             folder.mkdir(parents=True, exist_ok=True)
-            write(self.path, head + "\n")
+        try:
+            self._file = self.path.open("ab+", buffering=0)
+        except PermissionError as error:
+            raise StoreError(f"{self.path} can't be written: give another --out") from error
+        weakref.finalize(self, self._file.close)
+        self._lock()
+        for name in ("runs.jsonl", "runs.csv", "result.json", "figure.png"):
+            checkpoint.sweep(folder / name)
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        cut = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        if not lines and head.startswith(cut):  # a new file, or killed while writing its first line
+            self._file.truncate(0)
+            self._append(head)
             return
-        content = self.path.read_text(encoding="utf-8")
-        lines = content.splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        self._compare(whole[0] if whole else "", identity)
-        if len(whole) < len(lines):
-            write(self.path, "".join(whole))
-        if not os.access(self.path, os.W_OK):
-            raise StoreError(f"{self.path} can't be written: give another --out")
+        self._compare(lines[0] if lines else b"", identity)
+        if cut:
+            self._file.truncate(sum(map(len, lines)))
         keys = {key_of(config) for config in self.plan}
-        for line in whole[1:]:
-            entry = json.loads(line)
-            if key_of(entry["config"]) in keys:
-                self.finished[key_of(entry["config"])] = entry["measured"]
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                entry = json.loads(line)
+                key, measured = key_of(entry["config"]), dict(entry["measured"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(
+                    f"{self.path}: line {number} is not a finished run; remove that line, and the "
+                    "run is repeated"
+                ) from error
+            if key in keys:
+                self.finished[key] = measured
 
-    def _compare(self, line: str, identity: Record) -> None:
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise StoreError(
+                f"{self.path.parent} is in use by another process: wait for it, or give another "
+                "--out"
+            ) from error
+
+    def _append(self, line: bytes) -> None:
+        """Add a whole line and force it to the disk, or else leave the file as it was."""
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError("not all of it was written: is the disk full?")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(size)
+            raise StoreError(f"{self.path}: {error.strerror or error}") from error
+
+    def _compare(self, line: bytes, identity: Record) -> None:
         try:
             found = json.loads(line)
             differences = [
@@ -76,13 +122,16 @@ class Store:
 
     def add(self, config: Record, measured: Record) -> None:
         """Add a finished run, on disk and in memory."""
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(dumps({"config": config, "measured": measured}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = dumps({"config": config, "measured": measured})
+        self._append(line.encode() + b"\n")
         self.finished[key_of(config)] = json.loads(dumps(measured))
 
     def runs(self) -> list[Record]:
         """Configuration and measures of each finished run, in the planned order."""
         done = ((config, self.finished.get(key_of(config))) for config in self.plan)
         return [config | measured for config, measured in done if measured is not None]
+
+
+def _left(path: Path) -> bool:
+    """Whether a killed process left this temporary file."""
+    return path.name.startswith(".runs.jsonl.")

@@ -5,7 +5,9 @@ Takes about 2 seconds. For example
     python examples/train_mlp.py --norm batch
     python examples/train_mlp.py --data wine --norm layer --hidden 32 32 --lr 0.01 --epochs 40
 
-prints a table and writes model.npz, result.json and curves.png to the folder --out.
+prints a table and writes model.npz, result.json and curves.png to the folder --out. The file
+checkpoint.npz there lets --resume go on after an interruption, and end with the same numbers. It
+also has the model with the best validation accuracy.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from figures import band, panels, percent, save
-from results import dumps, replace_unprintable, table, write
+from results import dumps, replace_unprintable, survives_a_broken_pipe, table, write
+from resume import Keeper
 from training import OPTIMIZERS, Config, Run, train
 
 import tinybn as tb
@@ -42,42 +45,69 @@ def plot(runs: Sequence[Run], path: Path, title: str) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """The command line; of the settings of a run, only those that it names."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    add, default = parser.add_argument, Config()
-    add("--norm", default=default.norm, choices=["none", *tb.nn.NORMS])
-    add("--data", default=default.data, choices=tb.data.NAMES)
+    add = parser.add_argument
+    add("--norm", choices=["none", *tb.nn.NORMS])
+    add("--data", choices=tb.data.NAMES)
     add("--data-dir", metavar="FOLDER", help="the folder with the files of fashion")
-    add("--hidden", default=default.hidden, type=int, nargs="*", metavar="WIDTH")
-    add("--activation", default=default.activation, choices=["relu", "tanh", "sigmoid"])
-    add("--init", default=default.init, choices=["default", "he", "xavier"])
-    add("--optimizer", default=default.optimizer, choices=[*OPTIMIZERS])
-    add("--lr", default=default.lr, type=float)
-    add("--batch-size", default=default.batch_size, type=int)
-    add("--epochs", default=default.epochs, type=int)
-    add("--seed", default=default.seed, type=int)
-    add("--backend", default=default.backend, choices=["numpy", "cupy"])
+    add("--hidden", type=int, nargs="*", metavar="WIDTH")
+    add("--activation", choices=["relu", "tanh", "sigmoid"])
+    add("--init", choices=["default", "he", "xavier"])
+    add("--optimizer", choices=[*OPTIMIZERS])
+    add("--lr", type=float)
+    add("--batch-size", type=int)
+    add("--epochs", type=int)
+    add("--seed", type=int)
+    add("--backend", choices=["numpy", "cupy"])
     add("--no-compile", dest="compile", action="store_false", help="run the step op by op")
     add("--out", default=Path("runs/train_mlp"), type=Path)
-    add("--no-plot", action="store_true")
+    add("--no-plot", default=False, action="store_true")
+    add("--resume", default=False, action="store_true", help="go on from --out's checkpoint.npz")
+    add("--save-every", default=None, type=int, metavar="STEPS", help="(an epoch)")
     return parser.parse_args(arguments)
 
 
+@survives_a_broken_pipe
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: train, print a table, write the files."""
+    """The command: train, write the files, print a table."""
     replace_unprintable()
-    options = vars(parse(arguments))
-    out, no_plot = options.pop("out"), options.pop("no_plot")
+    given = vars(parse(arguments))
+    out, no_plot, resume, every = map(given.pop, ("out", "no_plot", "resume", "save_every"))
+    path = out / "checkpoint.npz"
+    keeper = None
     try:
-        if options["epochs"] < 1 or options["seed"] < 0:
+        if given.get("epochs", 1) < 1 or given.get("seed", 0) < 0:
             raise ValueError("--epochs must be at least 1 and --seed at least 0")
-        out.mkdir(parents=True, exist_ok=True)
-        run, model = train(Config(**options))
+        if every is not None and every < 1:
+            raise ValueError("--save-every must be at least 1")
+        if resume:
+            keeper = Keeper.resumed(path, given, every)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            keeper = Keeper(path, asdict(Config(**given)), every)
+        with keeper:
+            run, model = train(Config(**keeper.config), keeper=keeper)
         checkpoint.save(out / "model.npz", model.state_dict())
+        result = asdict(run) | {"test_accuracy": run.test_accuracy}
+        write(out / "result.json", dumps(result, indent=1) + "\n")
+        if not no_plot:
+            layers = "–".join(map(str, run.config.hidden)) or "no hidden layer"
+            title = f"{run.config.data}: {layers}, norm: {run.config.norm}"
+            plot([run], out / "curves.png", title)
+    except KeyboardInterrupt:
+        step = None if keeper is None else keeper.saved
+        after = "" if step is None else f" and saved at step {step}; add --resume to go on"
+        print(f"\ntrain_mlp: interrupted{after}", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ImportError, tb.BackendUnavailableError) as error:
-        print(f"train_mlp: {error}", file=sys.stderr)
+        step = None if keeper is None else keeper.saved
+        after = f" (saved at step {step}; add --resume to go on)" if step else ""
+        print(f"train_mlp: {error}{after}", file=sys.stderr)
         return 2
     print(f"{model}\n")
     looks = sorted({round(i) for i in np.geomspace(1, len(run.steps), 10)})
@@ -93,15 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     else:
         print(f"\ntest accuracy {run.test_accuracy:.1%}")
-    result = asdict(run) | {"test_accuracy": run.test_accuracy}
-    write(out / "result.json", dumps(result, indent=1) + "\n")
-    written = ["model.npz", "result.json"]
-    if not no_plot:
-        layers = "–".join(map(str, run.config.hidden)) or "no hidden layer"
-        title = f"{run.config.data}: {layers}, norm: {run.config.norm}"
-        plot([run], out / "curves.png", title)
-        written.append("curves.png")
-    print(f"written to {out}: {', '.join(written)}")
+    written = ["model.npz", "result.json", *([] if no_plot else ["curves.png"])]
+    print(f"written to {out}: {', '.join(written)}; checkpoint.npz has the best model, too")
     return 0
 
 

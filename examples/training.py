@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from resume import Keeper
 from tqdm import tqdm
 
 import tinybn as tb
@@ -22,6 +23,8 @@ TARGETS = {"digits": 0.95, "fashion": 0.85}
 """Test accuracies that an MLP reaches only when it is trained with care."""
 SEEN = 2000
 """The largest number of validation examples, and of test examples (only Fashion-MNIST has more)."""
+
+CURVES = ("steps", "seconds", "loss", "accuracy", "test")
 
 bar_position: int | None = None
 """The line of the progress bar, counted from the first, or None for the next free one."""
@@ -105,6 +108,31 @@ class Run:
         }
 
 
+@dataclass
+class Progress:
+    """A run in the middle of its training, for a checkpoint."""
+
+    run: Run
+    number: int = 0
+    """The steps done."""
+    spent: float = 0.0
+    """The seconds of training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves, and how far the run is."""
+        diverged = -1 if self.run.diverged_at is None else self.run.diverged_at
+        counts = {"number": self.number, "spent": self.spent, "diverged_at": diverged}
+        return counts | {name: np.array(getattr(self.run, name), float) for name in CURVES}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        curves = {name: np.asarray(state[name], float).tolist() for name in CURVES}
+        curves["steps"] = [int(step) for step in curves["steps"]]
+        number, spent, diverged = (state[name] for name in ("number", "spent", "diverged_at"))
+        vars(self).update(number=int(number), spent=float(spent))
+        vars(self.run).update(curves, diverged_at=None if diverged < 0 else int(diverged))
+
+
 def stream(seed: int, purpose: str) -> np.random.Generator:
     """The random numbers for one purpose.
 
@@ -152,12 +180,16 @@ def build(config: Config) -> tb.nn.MLP:
 
 
 def train(
-    config: Config, *, progress: bool = True, stop: float = math.inf
+    config: Config,
+    *,
+    progress: bool = True,
+    stop: float = math.inf,
+    keeper: Keeper | None = None,
 ) -> tuple[Run, tb.nn.MLP]:
     """Train an MLP as `config` says."""
     model = build(config)
     data = dataset(config.data, config.seed, config.data_dir)
-    return fit(model, data, config, progress=progress, stop=stop), model
+    return fit(model, data, config, progress=progress, stop=stop, keeper=keeper), model
 
 
 def fit(
@@ -168,12 +200,14 @@ def fit(
     progress: bool = True,
     stop: float = math.inf,
     look: Callable[[int], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Run:
     """Train any model from x to logits with the optimizer, batches and steps of `config`.
 
     Args:
         stop: end as soon as validation and test accuracy have both been at least this.
         look: called at each look with the number of the step; it must not change the model.
+        keeper: saves the run as it goes on, after restoring what it has of it.
     """
     xs = [part.x for part in (data.train, data.validation, data.test)]
     x, seen = (tb.tensor(a, backend=config.backend) for a in (xs[0], np.concatenate(xs[1:])))
@@ -200,11 +234,19 @@ def fit(
 
     train_on = tb.compile(step) if config.compile else step
     run = Run(config)
+    at = Progress(run)
+    parts = {"model": model, "optimizer": optimizer, "batches": batches, "progress": at}
+    if keeper is not None:
+        keeper.every = keeper.every or len(batches)
+        if config.compile and keeper.resumes:
+            # The first call runs op by op, and can differ in the last bit: not in mid-run.
+            train_on(*next(iter(batches)))
+        keeper.start(parts)
     looks = config.looks(len(batches))
-    last, looks_left, spent = looks[-1], set(looks), 0.0
-    best = np.zeros(2)
+    last, looks_left = looks[-1], set(looks)
     bar = tqdm(
         total=last,
+        initial=at.number,
         desc=f"norm={config.norm} lr={config.lr:g} seed={config.seed}",
         unit="step",
         disable=None if progress else True,  # None: off where stderr is no terminal
@@ -212,33 +254,39 @@ def fit(
         leave=False,
     )
     ever = chain.from_iterable(repeat(batches))
+    ended = run.diverged_at is not None
+    todo = range(last, last) if ended else range(at.number + 1, last + 1)
     with bar, np.errstate(all="ignore"):  # the loss shows that a run diverged
-        for number, (xb, yb) in zip(range(1, last + 1), ever, strict=False):
+        for number, (xb, yb) in zip(todo, ever, strict=False):
             recordings = getattr(train_on, "recordings", 0)
             start = time.perf_counter()
             loss = train_on(xb, yb)
             elapsed = time.perf_counter() - start
-            spent += elapsed if getattr(train_on, "recordings", 0) == recordings else 0.0
+            at.number = number
+            at.spent += elapsed if getattr(train_on, "recordings", 0) == recordings else 0.0
             bar.update()
-            if number not in looks_left:
-                continue
-            start = time.perf_counter()
-            value_of_loss = loss.item()  # when the host has this number, a GPU has done all steps
-            spent += time.perf_counter() - start
-            hits = np.split(right(model, seen, labels), [len(data.validation.y)])
-            for values, value in zip(
-                (run.steps, run.seconds, run.loss, run.accuracy, run.test),
-                (number, spent, value_of_loss, *(float(part.mean()) for part in hits)),
-                strict=True,
-            ):
-                values.append(value)  # type: ignore[attr-defined]
-            bar.set_postfix(loss=f"{run.loss[-1]:.3f}", accuracy=f"{run.accuracy[-1]:.1%}")
-            if not math.isfinite(run.loss[-1]):
-                run.diverged_at = number
-                break
-            if look is not None:
-                look(number)
-            best = np.maximum(best, (run.accuracy[-1], run.test[-1]))
-            if best.min() >= stop:
+            if number in looks_left:
+                start = time.perf_counter()
+                value_of_loss = loss.item()  # with this number, a GPU has done all steps
+                at.spent += time.perf_counter() - start
+                hits = np.split(right(model, seen, labels), [len(data.validation.y)])
+                for values, value in zip(
+                    (run.steps, run.seconds, run.loss, run.accuracy, run.test),
+                    (number, at.spent, value_of_loss, *(float(part.mean()) for part in hits)),
+                    strict=True,
+                ):
+                    values.append(value)  # type: ignore[attr-defined]
+                bar.set_postfix(loss=f"{run.loss[-1]:.3f}", accuracy=f"{run.accuracy[-1]:.1%}")
+                if not math.isfinite(run.loss[-1]):
+                    run.diverged_at = number
+                elif look is not None:
+                    look(number)
+                if keeper is not None:
+                    keeper.look(run.accuracy[-1], model)
+                reached = min(max(run.accuracy), max(run.test)) >= stop
+                ended = reached or run.diverged_at is not None
+            if keeper is not None:
+                keeper.after(number, parts, ended or number == last)
+            if ended:
                 break
     return run

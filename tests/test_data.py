@@ -192,7 +192,7 @@ def test_a_missing_file_is_not_called_broken(tmp_path):
 
 
 def test_what_is_no_array_of_numbers_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="a: expected numbers or text, got object"):
         checkpoint.save(tmp_path / "model.npz", {"a": np.array([{}], object)})
     assert list(tmp_path.iterdir()) == []
 
@@ -259,7 +259,7 @@ def test_an_array_that_claims_to_be_shorter_is_noticed(tmp_path):
     path = tmp_path / "model.npz"
     checkpoint.save(path, {"a": np.arange(2000.0)})
     path.write_bytes(path.read_bytes().replace(b"(2000,)", b"(1000,)"))
-    with pytest.raises(ValueError, match=r"entry 'a.npy' is damaged"):
+    with pytest.raises(ValueError, match="its checksum is another"):
         checkpoint.load(path)
 
 

@@ -64,7 +64,8 @@ def test_train_mlp_writes_a_table_a_picture_and_a_model_that_loads(tmp_path, cap
     out = capsys.readouterr().out
     assert "validation accuracy" in out
     assert "test accuracy 9" in out
-    assert {p.name for p in tmp_path.iterdir()} == {"model.npz", "result.json", "curves.png"}
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"model.npz", "result.json", "curves.png", "checkpoint.npz"}
     result = json.loads((tmp_path / "result.json").read_text())
     model = tb.nn.MLP([64, 64, 64, 64, 10], "batch")
     model.load_state_dict(checkpoint.load(tmp_path / "model.npz"))

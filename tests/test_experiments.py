@@ -175,6 +175,87 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path):
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["letter.txt"]
 
 
+def other_process(folder, *, then="pass"):
+    """Open the store of `folder` in another process, which reports, and does something."""
+    code = (
+        "import sys, os, signal; from pathlib import Path; from store import Store, StoreError\n"
+        f"try:\n    store = Store(Path({str(folder)!r}), {{'experiment': 'x'}}, {PLAN})\n"
+        f"    print(len(store.finished)); {then}\n"
+        "except StoreError as error: print(error)"
+    )
+    path = f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout + found.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_two_processes_in_one_folder(tmp_path):
+    store = Store(tmp_path, {"experiment": "x"}, PLAN)
+    store.add(PLAN[0], {"m": 1})
+    assert other_process(tmp_path) == (
+        f"{tmp_path} is in use by another process: wait for it, or give another --out\n"
+    )
+    store.add(PLAN[1], {"m": 1})
+    del store
+    assert other_process(tmp_path) == "2\n"
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"config": 3}', "\xff", '{"config": {}}'])
+def test_a_corrupt_line_names_its_file(tmp_path, line):
+    store = Store(tmp_path, {"experiment": "x"}, PLAN)
+    store.add(PLAN[0], {"m": 1})
+    with store.path.open("ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    with pytest.raises(StoreError, match=r"runs\.jsonl: line 3 is not a finished run; remove"):
+        Store(tmp_path, {"experiment": "x"}, PLAN)
+
+
+@pytest.mark.parametrize("written", range(0, 17, 4))
+def test_a_kill_at_the_very_beginning_does_not_block_a_resume(tmp_path, written):
+    head = dumps({"experiment": "x"}).encode() + b"\n"
+    (tmp_path / ".runs.jsonl.k3j2").write_text("")
+    (tmp_path / ".result.json.0a1b.tmp").write_text("")
+    (tmp_path / "runs.jsonl").write_bytes(head[:written])
+    assert Store(tmp_path, {"experiment": "x"}, PLAN).todo() == PLAN
+    assert (tmp_path / "runs.jsonl").read_bytes() == head
+    assert not (tmp_path / ".result.json.0a1b.tmp").exists()
+
+
+def test_only_what_a_kill_left_is_not_called_other_files(tmp_path):
+    (tmp_path / ".runs.jsonl.k3j2").write_text("")
+    assert Store(tmp_path, {"experiment": "x"}, PLAN).todo() == PLAN
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_a_killed_process_leaves_the_folder_free(tmp_path):
+    assert other_process(tmp_path, then="sys.stdout.flush(); os.kill(os.getpid(), 9)") == "0\n"
+    assert Store(tmp_path, {"experiment": "x"}, PLAN).todo() == PLAN
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    store = Store(tmp_path, {"experiment": "x"}, PLAN)
+    store.add(PLAN[0], {"m": 1})
+    before = store.path.read_bytes()
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match=r"runs\.jsonl: No space left on device"):
+            store.add(PLAN[1], {"m": 2})
+    assert store.path.read_bytes() == before
+    assert PLAN[1] in store.todo()
+    store.add(PLAN[1], {"m": 2})
+    assert len(Store(tmp_path, {"experiment": "x"}, PLAN).runs()) == 2
+
+
 # --- the command ---
 
 
@@ -238,7 +319,11 @@ def started(command, **options):
 def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "1"]
     command += ["--out", str(tmp_path / "out"), "--seeds", "3"]
-    environment = {"PYTHONPATH": str(EXAMPLES), "TOY_SECONDS": "0.5", "PATH": ""}
+    environment = {
+        "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}",
+        "TOY_SECONDS": "0.5",
+        "PATH": "",
+    }
     process = started(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -138,3 +138,17 @@ def test_a_graph_that_was_freed_is_refused():
     y.backward()
     with pytest.raises(RuntimeError, match=r"behind 'sum' was freed.*retain_graph"):
         graph.tree(y)
+
+
+def test_texts_of_users_are_escaped():
+    w = tb.tensor([1.0], requires_grad=True)
+    name = 'a\\"<b>\n\x1b[31m&#`'
+    y = w * 2
+    left = graph.tree(y, names={name: w})
+    assert 'a\\"<b>\\n\\x1b[31m&#`' in left
+    assert "\x1b" not in left
+    assert len(left.splitlines()) == 2
+    found = graph.dot(y, names={name: w})
+    assert 'label="a\\\\\\"<b>\\\\n\\\\x1b[31m&#`\\n' in found
+    found = graph.mermaid(y, names={name: w})
+    assert 'n0(["a\\#34;#60;b#62;\\n\\x1b[31m#38;#35;#96;<br>' in found

@@ -1,6 +1,8 @@
 """Modules: what they hold, how it is saved and moved, and how weights begin."""
 
 import copy
+from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -332,6 +334,7 @@ def test_a_loaded_model_computes_the_same():
         ),
         (lambda s: s.update({"0.weight": np.full((4, 8), "x")}), "0.weight: expected numbers"),
         (lambda s: (s.pop("0.weight"), s.update(b=1)), "missing: 0.weight; unexpected: b"),
+        (lambda s: s.update({"6.bias": [[1], [2, 3]]}), r"6\.bias: setting an array element"),
         (lambda s: s.pop("4.num_batches_tracked"), "missing: 4.num_batches_tracked"),
         (lambda s: s.update({"4.num_batches_tracked": [1]}), r"4.num_batches_tracked: .*\(1,\)"),
         (lambda s: s.update({"4.num_batches_tracked": np.nan}), "4.num_batches_tracked"),
@@ -478,3 +481,180 @@ def test_an_optimizer_made_before_a_change_of_dtype_still_trains_the_model():
 def test_bad_arguments(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+# Parameters in containers
+
+
+class Nested(nn.Module):
+    """Tensors and Modules in every container that a person may think of."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+
+        def w():
+            return tb.tensor(rng.standard_normal(2), dtype=np.float32, requires_grad=True)
+
+        self.grid = [[nn.Linear(2, 2, rng=rng) for _ in range(2)] for _ in range(2)]
+        self.heads = {"digit": nn.Linear(2, 3, rng=rng), "letters": (nn.Linear(2, 4, rng=rng),)}
+        self.scales = [w(), {"last": w()}]
+        self.queue = deque([w()])
+        self.pair = NamedPair(w(), nn.BatchNorm(2))
+        self.nothing = [1, "x", None, {}]
+
+
+class NamedPair(NamedTuple):
+    scale: object
+    norm: object
+
+
+NAMES = [
+    "scales.0", "scales.1.last", "queue.0", "pair.0",
+    *(f"grid.{i}.{j}.{name}" for i in (0, 1) for j in (0, 1) for name in ("weight", "bias")),
+    "heads.digit.weight", "heads.digit.bias", "heads.letters.0.weight", "heads.letters.0.bias",
+    "pair.1.gamma", "pair.1.beta",
+]  # fmt: skip
+
+
+def test_parameters_are_found_in_every_list_tuple_dict_and_deque():
+    module = Nested()
+    assert [name for name, _ in module.named_parameters()] == NAMES
+    assert {"pair.1.running_mean", *NAMES} < module.state_dict().keys()
+    other = Nested(1)
+    other.load_state_dict(module.state_dict())
+    assert_unchanged(other, module.state_dict())
+    assert {p.dtype for p in other.to(np.float64).parameters()} == {np.dtype(np.float64)}
+    module.eval()
+    assert not any(m.training for m in module.modules())
+    assert len([*module.modules()]) == 8
+
+
+def test_a_set_of_modules_is_refused():
+    module = nn.Linear(2, 2)
+    module.extra = {nn.ReLU()}
+    with pytest.raises(TypeError, match="extra: a set of Tensors or Modules has no order"):
+        module.parameters()
+
+
+def test_two_parameters_of_one_name_are_refused():
+    module = nn.Linear(2, 2)
+    module.a = {"b": [tb.tensor([1.0])], "b.0": tb.tensor([2.0])}
+    for call in (module.state_dict, lambda: module.load_state_dict({})):
+        with pytest.raises(ValueError, match=r"two .* have the same name, a\.b\.0"):
+            call()
+
+
+@pytest.mark.parametrize("value", [np.ones((3, 2)), 1.0, [[1.0]]], ids=lambda v: type(v).__name__)
+def test_a_parameter_is_not_replaced_by_anything_but_a_tensor(value):
+    layer = nn.Linear(3, 2)
+    with pytest.raises(TypeError, match=r"Linear\.weight is a Tensor: .* would be lost; set its"):
+        layer.weight = value
+    layer.weight = tb.tensor(np.zeros((3, 2), np.float32), requires_grad=True)
+    layer.bias = None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+def test_a_module_that_knows_its_parent():
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    module[0].parent = module
+    module[1].itself = [module[1]]
+    assert [name for name, _ in module.named_parameters()] == ["0.weight", "0.bias"]
+    assert [*module.modules()] == [module, module[0], module[1]]
+    module.load_state_dict(module.state_dict())
+
+
+def test_a_list_that_contains_itself():
+    module = nn.Linear(2, 2)
+    module.extra = [tb.tensor([1.0])]
+    module.extra.append(module.extra)
+    assert [name for name, _ in module.named_parameters()] == ["weight", "bias", "extra.0"]
+
+
+def test_what_a_subclass_of_sequential_adds_is_found():
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(2, 2))
+            self.head = nn.Linear(2, 1)
+
+    names = [name for name, _ in Net().named_parameters()]
+    assert names == ["0.weight", "0.bias", "head.weight", "head.bias"]
+
+
+def test_a_sequential_grows():
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.append(nn.ReLU())
+    model.append(nn.Linear(3, 2))
+    assert model(X).shape == (6, 2)
+    assert [name for name, _ in model.named_parameters()][2:] == ["2.weight", "2.bias"]
+    with pytest.raises(TypeError, match=r"Sequential: expected Modules.*got int at 3"):
+        model.append(3)
+    assert len(model) == 3
+
+
+class WithArrays(nn.Module):
+    """Buffers of all kinds."""
+
+    buffers = ("table", "index", "mask", "on", "unset")
+
+    def __init__(self, value=0):
+        self.table = here(np.full((2, 3), value, np.float32))
+        self.index = here(np.full(3, value))
+        self.mask = here(np.full(3, bool(value)))
+        self.on = bool(value)
+        self.unset = None
+
+
+def test_buffers_may_be_arrays():
+    module, other = WithArrays(1), WithArrays(0)
+    state = module.state_dict()
+    assert [*state] == ["table", "index", "mask", "on"]
+    other.load_state_dict(state)
+    state["table"][:] = 9
+    assert_unchanged(other, module.state_dict())
+    assert other.on is True
+    assert type(other.table) is type(here(np.ones(1)))
+    assert other.parameters() == []
+    module.to(np.float64)
+    assert (module.table.dtype, module.index.dtype) == (np.float64, int)
+    for name, wrong in (("mask", np.ones(3)), ("index", np.full(3, 1.5)), ("table", np.ones(2))):
+        with pytest.raises(ValueError, match=f"changed nothing: {name}: expected"):
+            other.load_state_dict({**module.state_dict(), name: wrong})
+    assert_unchanged(other, WithArrays(1).state_dict())
+
+
+def test_a_buffer_of_another_kind_is_refused():
+    module = WithArrays()
+    module.unset = [1, 2]
+    with pytest.raises(TypeError, match=r"WithArrays: expected the buffer unset to be .* got list"):
+        module.state_dict()
+
+
+def test_an_integer_buffer_stays_one_when_the_dtype_changes():
+    module = WithArrays()
+    module.index = tb.tensor(np.arange(3))
+    assert module.to(np.float64).index.dtype == int
+
+
+def test_keywords_reach_forward():
+    class Scaled(nn.Module):
+        def forward(self, x, *, by=1):
+            return x * by
+
+    np.testing.assert_array_equal(Scaled()(tb.tensor([2.0]), by=3).numpy(), [6])
+
+
+def test_the_history_of_a_loss_is_not_copied():
+    model = mlp()
+    loss = model(X).sum()
+    for value in (loss, [loss], {"model": model, "loss": loss}):
+        with pytest.raises(TypeError, match=r"output of sum can't be deep-copied: .* detach\(\)"):
+            copy.deepcopy(value)
+    assert copy.deepcopy(loss.detach()).item() == loss.item()
+    leaf = tb.tensor([1.0, 2.0], requires_grad=True)
+    (leaf * leaf).sum().backward()
+    (a, b) = copy.deepcopy((leaf, leaf))
+    assert a is b
+    assert a.requires_grad
+    a.data[0] = 7
+    a.grad.data[0] = 7
+    assert (leaf.numpy()[0], leaf.grad.numpy()[0]) == (1, 2)

@@ -279,6 +279,104 @@ def test_a_copy_goes_on_like_the_original_and_leaves_it_alone(how):
         np.testing.assert_array_equal(p.numpy(), q.numpy())
 
 
+class Wrong(optim.SGD):
+    """An optimizer whose update goes wrong at the second parameter."""
+
+    memory = ("old",)
+
+    def __init__(self, params, how):
+        super().__init__(params, 0.1)
+        self.memory, self.how, self.calls = ("old",), how, 0
+
+    def update(self, p, g, old, *, lr):
+        self.calls += 1
+        if self.calls % len(self.params):
+            return p - lr * g, g
+        return self.how(p, g)
+
+
+def interrupted(p, g):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        (interrupted, KeyboardInterrupt, None),
+        (lambda p, g: 1 / 0, ZeroDivisionError, None),
+        (lambda p, g: p - g, ValueError, r"Wrong\.update returned \w*array"),
+        (lambda p, g: (p - g,), ValueError, r"returned 1 arrays: expected p, old"),
+        (lambda p, g: (p - g, g[:1]), ValueError, r"shapes \(2,\), \(1,\): expected p, old"),
+        (lambda p, g: (p[None], g), ValueError, r"shapes \(1, 2\), \(2,\): .* shape \(2,\)"),
+        (lambda p, g: (1.0, g), ValueError, r"shapes \(\), \(2,\)"),
+        (lambda p, g: None, ValueError, r"update returned NoneType: expected p, old, in a tuple"),
+    ],
+)
+def test_a_step_changes_all_parameters_or_none(how, error, message):
+    params = parameters()
+    optimizer = Wrong(params, how)
+    set_gradients(params, 1)
+    arrays = [p.data for p in params]
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    assert all(p.data is array for p, array in zip(params, arrays, strict=True))
+    assert optimizer.state == [{}, {}]
+    optimizer.how = lambda p, g: (p - g, g)
+    optimizer.step()
+    assert [state["step"] for state in optimizer.state] == [1, 1]
+    before = optimizer.state_dict()
+    optimizer.how = how
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    for name, value in optimizer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_an_update_that_forgets_its_tuple_is_refused():
+    """Of shape (1, 3), the array would be unpacked as one parameter of shape (3,)."""
+
+    class Plain(optim.SGD):
+        def update(self, p, g, *, lr):
+            return p - lr * g
+
+    p = tb.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    p.grad = p.detach()
+    with pytest.raises(ValueError, match=r"Plain\.update returned ndarray: .* in a tuple"):
+        Plain([p], 0.1).step()
+    assert p.shape == (1, 3)
+
+
+def test_ctrl_c_while_a_step_is_stored_changes_nothing():
+    """The interrupt comes when the second parameter gets its array."""
+
+    class Slow(tb.Tensor):
+        __slots__ = ("armed",)
+
+        @property
+        def data(self):
+            return self._data
+
+        @data.setter
+        def data(self, array):
+            if self.armed:
+                self.armed = False
+                raise KeyboardInterrupt
+            tb.Tensor.data.fset(self, array)
+
+    params = [Slow(p.data, requires_grad=True) for p in parameters()]
+    params[0].armed, params[1].armed = False, True
+    optimizer = optim.Adam(params, 0.1)
+    set_gradients(params, 1)
+    before = [p.numpy() for p in params]
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), old)
+    assert optimizer.state == [{}, {}]
+    optimizer.step()
+    assert [state["step"] for state in optimizer.state] == [1, 1]
+
+
 def test_parameters_without_a_gradient_stay():
     params = parameters()
     optimizer = optim.Adam(params, 0.1)
@@ -349,6 +447,24 @@ def test_each_parameter_counts_its_own_steps():
     optim.Adam(fresh, 0.1).step()
     np.testing.assert_array_equal(late[0].numpy(), fresh[0].numpy())
     assert [optimizer.state_dict()[f"{i}.step"] for i in (0, 1)] == [1, 3]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_memory_of_another_dtype_is_used_as_it_would_be_loaded(make):
+    """After `model.to(np.float32)`, a run goes on like the one that is resumed there."""
+    one, two = parameters(), parameters(np.float32)
+    living, loaded = make(one), make(two)
+    set_gradients(one, 1)
+    living.step()
+    for p, q in zip(one, two, strict=True):
+        p.data = p.data.astype(np.float32)
+        q.data = p.data
+    loaded.load_state_dict(living.state_dict())
+    for params, optimizer in ((one, living), (two, loaded)):
+        set_gradients(params, 2)
+        optimizer.step()
+    for p, q in zip(one, two, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -460,6 +576,63 @@ def test_a_step_uses_the_learning_rate_of_its_schedule():
         schedule.step()
         expected -= lr * params[0].grad.numpy()
         np.testing.assert_allclose(params[0].numpy(), expected, rtol=1e-12)
+
+
+def test_a_second_schedule_must_say_where_it_starts():
+    optimizer = optim.SGD(parameters(), 0.5)
+    optim.Schedule(optimizer, optim.warmup(4))
+    assert optimizer.lr == 0
+    with pytest.raises(ValueError, match=r"earlier Schedule has set .* to 0\.0: .*lr=0\.5\)"):
+        optim.Schedule(optimizer, optim.cosine(10))
+    with pytest.raises(ValueError, match="lr > 0"):
+        optim.Schedule(optimizer, optim.cosine(10), lr=0)
+    schedule = optim.Schedule(optimizer, optim.cosine(10), lr=0.5)
+    assert optimizer.lr == schedule.base_lr == 0.5
+
+
+def test_a_schedule_goes_on_from_its_state():
+    first, other = (optim.SGD(parameters(), lr) for lr in (0.5, 0.1))
+    straight, second = (
+        optim.Schedule(o, optim.warmup(4, optim.cosine(10))) for o in (first, other)
+    )
+    for _ in range(6):
+        straight.step()
+    second.load_state_dict(straight.state_dict())
+    for _ in range(5):
+        assert other.lr == first.lr
+        straight.step()
+        second.step()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"t": np.array(-1)}, "t: expected a count, got -1"),
+        ({"t": np.array(1.5)}, "t: expected a count"),
+        ({"base_lr": np.array(0.0)}, "expected a base_lr > 0, got 0.0"),
+        ({"base_lr": np.array(np.nan)}, "expected a base_lr > 0, got nan"),
+        ({"base_lr": np.ones(2)}, "base_lr: expected shape"),
+        ({"more": np.ones(2)}, "unexpected: more"),
+        (None, "missing: base_lr; missing: t"),
+    ],
+)
+def test_a_wrong_state_of_a_schedule_changes_nothing(wrong, message):
+    optimizer = optim.SGD(parameters(), 0.5)
+    schedule = optim.Schedule(optimizer, optim.step_decay(1))
+    state = {} if wrong is None else schedule.state_dict() | wrong
+    schedule.step()
+    with pytest.raises(ValueError, match="load_state_dict changed nothing: " + message):
+        schedule.load_state_dict(state)
+    assert (schedule.t, schedule.base_lr, optimizer.lr) == (1, 0.5, 0.05)
+
+
+def test_a_factor_that_fails_leaves_its_schedule_as_it_was():
+    optimizer = optim.SGD(parameters(), 0.5)
+    schedule = optim.Schedule(optimizer, lambda t: [1.0, 0.5][t])
+    schedule.step()
+    with pytest.raises(IndexError):
+        schedule.step()
+    assert (schedule.t, optimizer.lr) == (1, 0.25)
 
 
 @pytest.mark.parametrize("max_norm", [100, math.inf])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinybn.backend import Array
-from tinybn.init import generator
+from tinybn.init import RandomState, generator
+from tinybn.loading import fit
 
 NAMES = ("digits", "wine", "breast_cancer", "fashion")
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -149,6 +150,9 @@ def read_idx(path: Path) -> np.ndarray:
 class Batches:
     """Mini-batches (x[i], y[i]) of two arrays; each loop over it is one epoch.
 
+    Its state is the order of the epoch and how many of its batches were given. After
+    `load_state_dict`, the next loop gives the others.
+
     Args:
         shuffle: draw a new order for each epoch.
         drop_last: leave out a smaller last batch (batch norm can't train on a batch of one).
@@ -177,7 +181,10 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.rng = generator(rng)
+        self.rng = None if rng is None else generator(rng)
+        self._order = np.arange(len(x))
+        self._given = len(self)
+        self._continue = False
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -185,8 +192,47 @@ class Batches:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        n = len(self.x)
-        order = self.rng.permutation(n) if self.shuffle else np.arange(n)
-        for k in range(len(self)):
+        if not self._continue or self._given >= len(self):
+            n = len(self.x)
+            self._order = generator(self.rng).permutation(n) if self.shuffle else np.arange(n)
+            self._given = 0
+        self._continue = False
+        order = self._order
+        for k in range(self._given, len(self)):
             i = order[k * self.batch_size : (k + 1) * self.batch_size]
-            yield self.x[i], self.y[i]
+            batch = self.x[i], self.y[i]
+            self._order, self._given = order, k + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The epoch's order, the number of batches given, and the state of a generator of its own.
+
+        The shared generator has a state of its own: `tb.init.RandomState()`.
+        """
+        own = {} if self.rng is None else RandomState(self.rng).state_dict()
+        counts = {"given": self._given, "batch_size": self.batch_size}
+        return {"order": self._order.copy(), **{k: np.array(n) for k, n in counts.items()}, **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another object, with the same data and settings, was.
+
+        Raises:
+            ValueError: the state does not fit; nothing changed.
+        """
+        expected = {"order", "given", "batch_size"} | (set() if self.rng is None else {"state"})
+        problems = [f"missing: {name}" for name in expected - state.keys()]
+        values = fit(
+            {name: value for name, value in state.items() if name != "state" or self.rng is None},
+            {"order": self._order, "given": 0, "batch_size": 0},
+            problems,
+        )
+        order, given, size = (values[name] for name in ("order", "given", "batch_size"))
+        permuted = np.array_equal(np.sort(order), np.arange(len(self.x)))
+        if given > len(self) or size != self.batch_size or not permuted:
+            raise ValueError(
+                f"load_state_dict changed nothing: expected an order of all examples and up to "
+                f"{len(self)} batches of {self.batch_size}, got {given} batches of {size}"
+            )
+        if self.rng is not None:
+            RandomState(self.rng).load_state_dict({"state": state["state"]})
+        self._order, self._given, self._continue = order, given, True

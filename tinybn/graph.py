@@ -47,6 +47,11 @@ Names: TypeAlias = Mapping[str, Tensor] | None
 Spans: TypeAlias = Sequence[Span]
 
 
+MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '#"<>&`'})
+DOT = str.maketrans({c: f"\\{c}" for c in '"\\'})
+"""How characters are written that would mean something there."""
+
+
 @contextlib.contextmanager
 def layers(model: Module) -> Iterator[list[Span]]:
     """Note when each layer of `model` (each Module without children) runs inside this block."""
@@ -153,7 +158,13 @@ def _vertex(box: Any, nodes: list[Node], inputs: list[int], called: dict[Tensor,
         title, rules = box.label, f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
     else:
         title, rules = box.op.name, _where(box.op)
-    return Vertex(title, f"{last.shape} {last.dtype}", rules, inputs)
+    return Vertex(_printable(title), f"{last.shape} {last.dtype}", rules, inputs)
+
+
+def _printable(text: str) -> str:
+    """A user's text in one line, without sequences that a terminal would obey."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def _where(op: Op) -> str:
@@ -197,7 +208,7 @@ def mermaid(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
     """The history of a Tensor as a Mermaid flowchart. Arguments: see `vertices`."""
     lines = ["flowchart TD"]
     for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "<br>".join(filter(None, vertex[:3])).replace('"', "#quot;")
+        text = "<br>".join(part.translate(MERMAID) for part in vertex[:3] if part)
         lines.append(f'  n{i}["{text}"]' if vertex.inputs else f'  n{i}(["{text}"])')
         lines += [f"  n{j} --> n{i}" for j in vertex.inputs]
     return "\n".join(lines)
@@ -207,7 +218,7 @@ def dot(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
     """The history of a Tensor in Graphviz' DOT language. Arguments: see `vertices`."""
     lines = ["digraph {", '  node [shape=box, fontname="sans-serif", fontsize=10]']
     for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "\\n".join(filter(None, vertex[:3])).replace('"', '\\"')
+        text = "\\n".join(part.translate(DOT) for part in vertex[:3] if part)
         style = "" if vertex.inputs else ", style=rounded"
         lines.append(f'  n{i} [label="{text}"{style}]')
         lines += [f"  n{j} -> n{i}" for j in vertex.inputs]

@@ -6,8 +6,8 @@ float32 array. Numbers are always drawn on the host, so a seed gives the same we
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,44 @@ def generator(rng: np.random.Generator | None = None) -> np.random.Generator:
             "make one with np.random.default_rng(seed)"
         )
     return rng
+
+
+class RandomState:
+    """The state of a random generator, as a part of a checkpoint.
+
+    Args:
+        rng: the generator; by default the one that `tb.seed` restarts.
+    """
+
+    def __init__(self, rng: np.random.Generator | None = None) -> None:
+        self.rng = None if rng is None else generator(rng)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The generator's state, as a text."""
+        import json
+
+        state = generator(self.rng).bit_generator.state
+        return {"state": np.array(json.dumps(state, default=lambda array: array.tolist()))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the generator go on from a `state_dict`.
+
+        Raises:
+            ValueError: it is not the state of such a generator; nothing changed.
+        """
+        import json
+
+        bits = generator(self.rng).bit_generator
+        other = type(bits)()
+        try:
+            (text,) = (state[name] for name in {"state", *state})
+            other.state = json.loads(str(text))
+        except Exception as error:
+            raise ValueError(
+                f"load_state_dict changed nothing: expected the state of a {type(bits).__name__}, "
+                f"got {state!r:.60}"
+            ) from error
+        bits.state = other.state
 
 
 def he_normal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -7,8 +7,8 @@ nothing. Optimizer, which calls it for every parameter, is in optimizer.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tinybn.backend import Array
 from tinybn.op import module_of
 from tinybn.optimizer import Arrays, Optimizer
 from tinybn.parameters import number
+from tinybn.schedule import Schedule, cosine, step_decay, warmup
 from tinybn.tensor import Tensor, wrap
 
 __all__ = [
@@ -133,64 +134,6 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
-
-
-Factor: TypeAlias = Callable[[int], float]
-"""Maps t to a factor for the learning rate; see `Schedule`."""
-
-
-class Schedule:
-    """Sets `optimizer.lr` to its initial value times factor(t), where t counts calls of `step`.
-
-    schedule = Schedule(optimizer, warmup(100, cosine(1000)))
-    """
-
-    def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
-        if not isinstance(optimizer, Optimizer) or not callable(factor):
-            raise TypeError(
-                "Schedule: expected an optimizer and a function of t such as cosine(1000), got "
-                f"{type(optimizer).__name__} and {type(factor).__name__}"
-            )
-        self.optimizer = optimizer
-        self.factor = factor
-        self.base_lr = optimizer.lr
-        self.t = 0
-        optimizer.lr = self.base_lr * factor(0)
-
-    def step(self) -> None:
-        """Advance t by 1, and set the learning rate."""
-        self.t += 1
-        self.optimizer.lr = self.base_lr * self.factor(self.t)
-
-
-def step_decay(every: int, factor: float = 0.1) -> Factor:
-    """A factor for `Schedule`: factor to the power ⌊t / every⌋."""
-    if not number(every) >= 1 or not number(factor) > 0:
-        raise ValueError(f"step_decay: expected every >= 1, factor > 0, got {every}, {factor}")
-    return lambda t: factor ** (t // every)
-
-
-def cosine(total: int, floor: float = 0.0) -> Factor:
-    """A factor for `Schedule`: half a cosine from 1 to `floor` at t = total, then constant.
-
-    Source: Loshchilov & Hutter 2017 (1608.03983), equation 5, without restarts.
-    """
-    if not number(total) >= 1 or not 0 <= number(floor) <= 1:
-        raise ValueError(f"cosine: expected total >= 1, 0 <= floor <= 1, got {total}, {floor}")
-    return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, total) / total)) / 2
-
-
-def warmup(steps: int, after: Factor | None = None, start: float = 0.0) -> Factor:
-    """A factor for `Schedule`: linear from `start` to 1 at t = steps, then after(t - steps)."""
-    if not number(steps) >= 1 or not 0 <= number(start) <= 1:
-        raise ValueError(f"warmup: expected steps >= 1, 0 <= start <= 1, got {steps}, {start}")
-
-    def factor(t: int) -> float:
-        if t < steps:
-            return start + (1 - start) * t / steps
-        return after(t - steps) if after else 1.0
-
-    return factor
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinybn import checkpoint
 from tinybn.backend import MODULES, Array, described, move
+from tinybn.loading import fit
 from tinybn.parameters import number
-from tinybn.tensor import Tensor
+from tinybn.tensor import Tensor, shape_of
 
 Arrays: TypeAlias = tuple[Array, ...]
 
@@ -29,8 +29,9 @@ class Optimizer:
 
     Attributes:
         lr: the learning rate; it may be set at any time.
-        state: for each parameter, its count of steps, "step", and its memory by name; empty for a
-            parameter that never had a gradient.
+        base_lr: the learning rate that a Schedule multiplies, or None if there is no Schedule.
+        state: for each parameter its count of steps, "step", and its memory by name. A parameter
+            that never had a gradient has none.
 
     Raises:
         ValueError: there are no parameters, one is given twice or is not a leaf that requires grad,
@@ -58,6 +59,7 @@ class Optimizer:
         if not 0 <= number(weight_decay) < math.inf:
             raise ValueError(f"expected weight_decay >= 0, got {weight_decay!r}")
         self.lr = lr
+        self.base_lr: float | None = None
         self.weight_decay = weight_decay
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
 
@@ -78,7 +80,8 @@ class Optimizer:
         Each gets a new array: the old arrays, the gradients and the old memory do not change.
 
         Raises:
-            ValueError: the shapes of a gradient and its parameter differ; nothing has changed.
+            ValueError: a gradient, or what `update` returns, has another shape than its parameter.
+                Nothing has changed then, nor after any other error or Ctrl-C.
         """
         ready = []
         for i, p in enumerate(self.params):
@@ -90,23 +93,47 @@ class Optimizer:
         names, before = self.memory, None
         formula: Any = getattr(self.update, "__func__", None)  # None if it is no method
         kernels = replacements.get(formula, {})
+        changes = []
         for p, array, g, state in ready:
             xp: Any = MODULES[type(array)]
-            if not state:
-                state.update(step=0, **{name: xp.zeros_like(array) for name in names})
-            if state["step"] is not before:  # equal counts are one object: compute numbers once
-                before = state["step"]
+            memory = state or {"step": 0, **{name: xp.zeros_like(array) for name in names}}
+            if memory["step"] is not before:  # equal counts are one object: compute numbers once
+                before = memory["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
-            given = array, g, *map(state.get, names)
+            dtype = array.dtype  # the parameter may have got another one since the last step
+            kept = [memory[name] for name in names]
+            kept = [m if m.dtype is dtype or m.dtype == dtype else m.astype(dtype) for m in kept]
+            given = array, g, *kept
             kernel: Any = kernels.get(xp)
             new = kernel(self, *given, **numbers) if kernel else self.update(*given, **numbers)
-            if len(new) != 1 + len(names):
-                kind, expected = type(self).__name__, ", ".join(["p", *names])
-                raise ValueError(f"{kind}.update returned {len(new)} arrays: expected {expected}")
-            p.data = xp.asarray(new[0], array.dtype)  # no NumPy scalar, and no wider dtype
-            for i, name in enumerate(names, 1):
-                state[name] = xp.asarray(new[i], array.dtype)
-            state["step"] = step
+            shapes = [shape_of(a) for a in new] if type(new) in (tuple, list) else None
+            if shapes != [array.shape] * (1 + len(names)):
+                raise self._misshapen(new, shapes, array.shape)
+            value, *remembered = [xp.asarray(a, dtype) for a in new]  # no NumPy scalars
+            changes.append((p, value, state, (step, *remembered)))
+        keys = ("step", *names)
+        before_all = [(p, p.data, state, state.copy()) for p, _, state, _ in changes]
+        try:
+            for p, value, state, entries in changes:
+                p.data = value
+                state.update(zip(keys, entries, strict=True))
+        except BaseException:  # Ctrl-C
+            for p, value, state, old in before_all:
+                p.data = value
+                state.clear()
+                state.update(old)
+            raise
+
+    def _misshapen(self, new: Any, shapes: Any, shape: tuple[int, ...]) -> ValueError:
+        names = ["p", *self.memory]
+        got = type(new).__name__
+        if shapes is not None:
+            wrong = len(shapes) == len(names)
+            got = f"shapes {', '.join(map(str, shapes))}" if wrong else f"{len(shapes)} arrays"
+        return ValueError(
+            f"{type(self).__name__}.update returned {got}: expected {', '.join(names)}, in a "
+            f"tuple, each of the parameter's shape {shape}; nothing has changed"
+        )
 
     def zero_grad(self) -> None:
         """Set the gradient of every parameter to None."""
@@ -135,7 +162,7 @@ class Optimizer:
             if 0 < len(found) < len(likes):
                 problems.append(f"parameter {i} has only {found}")
             own |= {f"{i}.{name}": like for name, like in likes.items()}
-        values = checkpoint.fit(state, own, problems)
+        values = fit(state, own, problems)
         lr = values.pop("lr")
         if not 0 <= lr < math.inf:
             raise ValueError(f"load_state_dict changed nothing: expected an lr >= 0, got {lr}")
@@ -144,7 +171,7 @@ class Optimizer:
         for full, value in values.items():
             which, _, name = full.partition(".")
             loaded[int(which)][name] = counts.setdefault(value, value) if name == "step" else value
-        self.lr, self.state = lr, loaded
+        vars(self).update(lr=lr, state=loaded)  # both at once, whatever interrupts
 
 
 def _unfit(p: Any) -> str:

@@ -6,6 +6,7 @@ import cupy_on_cpu
 import demo
 import numpy as np
 import pytest
+import resume
 import train_mlp
 import training
 
@@ -57,3 +58,20 @@ def test_the_benchmark_runs_all_it_times_and_times_nothing_without_a_gpu(monkeyp
     if cupy_on_cpu.enabled():
         assert gpu.main() == 1
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_interrupted_run_goes_on_to_the_last_bit_on_cupy(tmp_path, monkeypatch):
+    options = ["--backend", "cupy", "--epochs", "2", "--hidden", "8", "--no-plot", "--out"]
+    assert train_mlp.main([*options, str(tmp_path / "a")]) == 0
+    after = resume.Keeper.after
+
+    def interrupted(self, number, parts, last):
+        self._stop = number == 25
+        after(self, number, parts, last)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.Keeper, "after", interrupted)
+        assert train_mlp.main([*options, str(tmp_path / "b")]) == 130
+    assert train_mlp.main(["--resume", "--no-plot", "--out", str(tmp_path / "b")]) == 0
+    a, b = ((tmp_path / name / "model.npz").read_bytes() for name in "ab")
+    assert a == b

@@ -34,9 +34,13 @@ class Sequential(Module):
                 )
         self.layers = layers
 
+    def append(self, layer: Module) -> None:
+        """Add a layer at the end. An optimizer that exists already does not know it."""
+        self.layers = Sequential(*self.layers, layer).layers
+
     def children(self) -> Iterator[tuple[str, Module]]:
-        """The layers, named "0", "1", …"""
-        return ((str(i), layer) for i, layer in enumerate(self.layers))
+        """The layers, named "0", "1", …, and the other Modules that a subclass has."""
+        return ((name.removeprefix("layers."), child) for name, child in super().children())
 
     def forward(self, x: Input) -> Tensor:
         for layer in self.layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -9,21 +10,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
-from tinybn import checkpoint
-from tinybn.backend import Array
+from tinybn.backend import MODULES, Array
+from tinybn.loading import assign, fit
 from tinybn.tensor import Tensor, wrap
 
 M = TypeVar("M", bound="Module")
+
+NUMBERS = int | float | np.generic
+CONTAINERS = (dict, list, tuple, deque, set, frozenset)
 
 
 class Module:
     """A layer or a model. Its attributes say what it is made of; there is nothing to register.
 
     An attribute that is a Tensor is a parameter, unless `buffers` names it. An attribute that is a
-    Module, or a list or tuple of Modules, is a child. Subclasses define `forward`.
+    Module is a child. Both are also found in lists, tuples, dicts and deques, and in such inside of
+    each other. A parameter can be replaced by a Tensor or None only. Subclasses define `forward`.
 
     Attributes:
-        buffers: the names of state that gradients do not train: Tensors, or Python numbers.
+        buffers: the names of state that gradients do not train: Tensors, arrays, or Python numbers.
         training: whether the module is in training mode (see `train`).
     """
 
@@ -38,29 +43,58 @@ class Module:
         """Compute the output; each subclass has its own arguments."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            old = vars(self).get(name)
+            if isinstance(old, Tensor) and old._node is None:
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a Tensor: a {type(value).__name__} in its "
+                    f"place would be lost; set its array, {name}.data = ..., or another Tensor"
+                )
+        object.__setattr__(self, name, value)
+
     def children(self) -> Iterator[tuple[str, Module]]:
         """The Modules directly inside this one, by name."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, list | tuple):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
+            elif isinstance(value, CONTAINERS):
+                for full, found in held(name, value):
+                    if isinstance(found, Module):
+                        yield full, found
 
     def modules(self) -> Iterator[Module]:
-        """This module and all modules inside it."""
-        yield self
-        for _, child in self.children():
-            yield from child.modules()
+        """This module and all modules inside it; a shared one comes once."""
+        seen, waiting = set(), [self]
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                yield module
+                waiting += [child for _, child in module.children()][::-1]
 
-    def _state(self, prefix: str = "") -> Iterator[tuple[str, Module, str, Any]]:
-        """Every parameter and buffer: full name, module, name in this module, and value."""
+    def _state(
+        self, prefix: str = "", around: tuple[Module, ...] = ()
+    ) -> Iterator[tuple[str, Module, str, Any]]:
+        """Every parameter and buffer: its full name, its module, the attribute, its value."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor) or (name in self.buffers and value is not None):
+            if name not in self.buffers:
+                if isinstance(value, Tensor):
+                    yield prefix + name, self, name, value
+                elif isinstance(value, CONTAINERS):
+                    for full, found in held(name, value):
+                        if isinstance(found, Tensor):
+                            yield prefix + full, self, name, found
+            elif isinstance(value, Tensor | NUMBERS) or MODULES.get(type(value)) is not None:
                 yield prefix + name, self, name, value
+            elif value is not None:
+                raise TypeError(
+                    f"{type(self).__name__}: expected the buffer {name} to be a Tensor, an array "
+                    f"or a number, got {type(value).__name__}"
+                )
         for name, child in self.children():
-            yield from child._state(f"{prefix}{name}.")
+            if child is not self and child not in around:  # a module may know its parent
+                yield from child._state(f"{prefix}{name}.", (*around, self))
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters with their full names, such as "0.weight"; a shared one comes once."""
@@ -97,17 +131,30 @@ class Module:
                 other numbers stay.
         """
         convert = _conversion(where)
-        tensors = {value for *_, value in self._state() if isinstance(value, Tensor)}
-        for t, array in [(t, convert(t.data)) for t in tensors]:
-            t.data = array
-            t.grad = None if t.grad is None else wrap(convert(t.grad.data))
+        changes: dict[Any, tuple[Any, str, Any]] = {}  # a shared Tensor is changed once
+        for _, module, name, value in self._state():
+            if isinstance(value, Tensor):
+                changes[value] = value, "data", convert(value.data)
+                if value.grad is not None:
+                    changes[value, "grad"] = value, "grad", wrap(convert(value.grad.data))
+            elif not isinstance(value, NUMBERS):
+                changes[module, name] = module, name, convert(value)
+        assign(changes.values())
         return self
+
+    def _own(self) -> dict[str, tuple[Module, str, Any]]:
+        own: dict[str, tuple[Module, str, Any]] = {}
+        for full, *where in self._state():
+            if full in own:
+                raise ValueError(f"two parameters or buffers have the same name, {full}")
+            own[full] = tuple(where)
+        return own
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers by full name, as NumPy arrays on any backend."""
         return {
-            full: value.numpy() if isinstance(value, Tensor) else np.array(value)
-            for full, _, _, value in self._state()
+            full: np.array(value if isinstance(value, NUMBERS) else _on_host(value))
+            for full, (_, _, value) in self._own().items()
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -116,14 +163,15 @@ class Module:
         Raises:
             ValueError: a name is missing or unexpected, or a value does not fit. Nothing changed.
         """
-        own = list(self._state())
-        missing = [f"missing: {full}" for full, *_ in own if full not in state]
-        values = checkpoint.fit(state, {full: value for full, _, _, value in own}, missing)
-        for full, module, name, value in own:
-            if isinstance(value, Tensor):
-                value.data = values[full]
-            else:
-                setattr(module, name, values[full])
+        own = self._own()
+        problems = [f"missing: {full}" for full in own if full not in state]
+        values = fit(state, {full: value for full, (_, _, value) in own.items()}, problems)
+        assign(
+            (value, "data", values[full])
+            if isinstance(value, Tensor)
+            else (module, name, values[full])
+            for full, (module, name, value) in own.items()
+        )
 
     def __repr__(self) -> str:
         inside = [f"{name}: {child}" for name, child in self.children()]
@@ -140,7 +188,25 @@ def _conversion(where: str | DTypeLike) -> Callable[[Array], Array]:
         dtype = np.dtype(object)
     if dtype.kind != "f":
         raise ValueError(f"to: expected 'numpy', 'cupy' or a floating-point dtype, got {where!r}")
-    return lambda array: array.astype(dtype)
+    return lambda array: array.astype(dtype) if array.dtype.kind == "f" else array
+
+
+def held(name: str, value: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Each Tensor and Module in an attribute, with a name such as "blocks.0.1" or "heads.digit"."""
+    if isinstance(value, Tensor | Module):
+        yield name, value
+    elif isinstance(value, dict | list | tuple | deque):
+        if any(value is container for container in around):
+            return
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in entries:
+            yield from held(f"{name}.{key}", item, (*around, value))
+    elif isinstance(value, set | frozenset) and any(isinstance(i, Tensor | Module) for i in value):
+        raise TypeError(f"{name}: a set of Tensors or Modules has no order: use a list or a dict")
+
+
+def _on_host(value: Tensor | Array) -> np.ndarray:
+    return value.numpy() if isinstance(value, Tensor) else backends.move(value, "numpy")
 
 
 def parameter(value: float, shape: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ float32 stays float32: Python numbers and NumPy scalars do not promote it.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +23,7 @@ from tinybn.ops.linalg import *
 from tinybn.ops.loss import *
 from tinybn.ops.reduction import *
 from tinybn.ops.shape import *
-from tinybn.tensor import Tensor
+from tinybn.tensor import Tensor, wrap
 
 __all__: list[str] = []
 __all__ += activation.__all__
@@ -91,6 +92,19 @@ def _numpy_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: 
     return function(*map(plain, args), **{key: plain(value) for key, value in kwargs.items()})
 
 
+def _deep_copy(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of a leaf and its gradient; an op's output, with its history, has none."""
+    if self._node is not None:
+        raise TypeError(
+            f"the output of {self._node.op.name} can't be deep-copied: the copy would come from "
+            "copies of the leaves, and give these their gradients; detach() it first"
+        )
+    memo[id(self)] = copied = wrap(copy.deepcopy(self._data, memo))
+    copied._tracked = self._tracked
+    copied.grad = copy.deepcopy(self.grad, memo)
+    return copied
+
+
 def _iterate(self: Tensor) -> Iterator[Tensor]:
     return (self[i] for i in range(len(self)))
 
@@ -147,6 +161,7 @@ for _name, _method in {
     "__getitem__": getitem,
     "__iter__": _iterate,
     "__array_function__": _numpy_function,
+    "__deepcopy__": _deep_copy,
     "T": property(transpose),
     "grad": property(_grad, _set_grad),
     "reshape": _many(reshape),
