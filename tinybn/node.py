@@ -63,15 +63,11 @@ def record(
     kept: Any,
     mode: Mode,
 ) -> Node:
-    """The node of a call. Arrays that are no Tensors are copied, since nobody watches them."""
+    """The node of a call, without what no gradient reads."""
     for i in op.unread:
         arrays[i] = None
     for i in op.constant:
         sources[i], needed[i] = None, False
-    for i, source in enumerate(sources):
-        if source is None:
-            arrays[i] = _copied(arrays[i])
-    static = {name: _copied(value) for name, value in static.items()}
     line = anomaly.user_line() if mode.anomaly else None
     origin = tuple(sources), tuple(needed)  # lists would take more memory
     node = Node(op, static, *origin, arrays, kept, y.shape, y.dtype, tick(), line)
@@ -80,9 +76,9 @@ def record(
     return node
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """A constant that stays as it is, whatever happens to the arrays in it."""
     if isinstance(value, tuple | list):
-        return type(value)(map(_copied, value))
+        return type(value)(map(copied, value))
     value = value._data if isinstance(value, Tensor) else value
     return value.copy() if MODULES.get(type(value)) is not None else value

@@ -21,7 +21,7 @@ from tinybn import anomaly
 from tinybn.arrays import as_array, shares_memory
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
-from tinybn.node import Node, record
+from tinybn.node import Node, copied, record
 from tinybn.parameters import Parameters, name_of, picker, reads, signature_of
 from tinybn.tensor import Tensor, time_of_change, wrap
 
@@ -83,16 +83,23 @@ class Op:
                 xp = owner if xp is None else common_module(self.name, inputs)
         if tensors and scalars:  # a NumPy scalar counts as a Python number: no promotion
             arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
+        mode = current_mode()
+        recorded = mode.record and self.differentiable and True in needed
+        if recorded:  # nobody watches arrays that are no Tensors, so the graph gets copies
+            static = {name: copied(value) for name, value in static.items()}
+            for i, source in enumerate(sources):
+                if source is None and i not in self.unread:
+                    arrays[i] = copied(arrays[i])
         y, kept = self.compute(xp or np, arrays, static)
         if MODULES.get(type(y)) is None:
             anomaly.check_kind(self.name, y, tensors, static)
         if not tensors:
             return y, kept
-        mode = current_mode()
         if mode.anomaly:
             anomaly.check_output(self.name, y, arrays)
-        recorded = mode.record and self.differentiable and True in needed and y.dtype.kind == "f"
-        node = record(self, arrays, sources, needed, static, y, kept, mode) if recorded else None
+        node = None
+        if recorded and y.dtype.kind == "f":  # no gradient goes through integers
+            node = record(self, arrays, sources, needed, static, y, kept, mode)
         output = wrap(y, node)
         for a in inputs:
             if isinstance(a, Tensor) and shares_memory(y, a._data):
