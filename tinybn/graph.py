@@ -1,10 +1,10 @@
 """Pictures of how a Tensor was computed: a text tree, DOT and Mermaid.
 
-    y = tb.ops.batch_norm(x, gamma)                      # with tb.use_fused(False): all its parts
+    y = tb.ops.batch_norm(x, gamma)                      # with tb.use_fused(False), all its parts
     print(tb.graph.tree(y, names={"x": x, "gamma": gamma}))
 
-Every op comes with the source lines of its gradient rules. With the spans that `layers` notes, what
-happened inside a layer is drawn as one box:
+Every op is labelled with the file and lines of its gradient rules. Given the spans that `layers`
+notes, all ops inside a layer are drawn as one box:
 
     with tb.graph.layers(model) as spans:
         y = model(x)
@@ -31,10 +31,10 @@ class Span(NamedTuple):
     """A call of a layer.
 
     Attributes:
-        start: The tick of the clock (see tensor.py) before it.
-        end: The tick after it.
-        label: The layer's repr.
-        own: The layer's parameters, which are not drawn.
+        start: the tick of the clock (see tensor.py) before the call.
+        end: the tick after the call.
+        label: the layer's repr.
+        own: the layer's parameters, which are not drawn.
     """
 
     start: int
@@ -75,10 +75,10 @@ class Vertex(NamedTuple):
     """A box of a picture: an op, a layer or a leaf.
 
     Attributes:
-        title: The name of the op or leaf, or the layer's repr.
-        array: The shape and dtype of its output.
-        rules: Where an op's gradient rules are; how many ops a layer has.
-        inputs: The numbers of the boxes that it reads.
+        title: the name of the op or leaf, or the layer's repr.
+        array: the shape and dtype of the output.
+        rules: where the op's gradient rules are; for a layer, how many ops it has.
+        inputs: the numbers of the boxes that this one reads.
     """
 
     title: str
@@ -91,11 +91,11 @@ def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[
     """The history of a Tensor as boxes: leaves first, each op after its inputs, the Tensor last.
 
     Args:
-        names: The names of leaves, such as `dict(model.named_parameters())`.
-        spans: What `layers` noted.
+        names: the names of leaves, such as `dict(model.named_parameters())`.
+        spans: what `layers` noted.
 
     Raises:
-        RuntimeError: A backward pass has freed the graph.
+        RuntimeError: a backward pass has freed the graph.
     """
     end = tensor._node or tensor
     inside: dict[Any, list[Node]] = {}  # by box, oldest first
@@ -137,7 +137,7 @@ def _history(end: Node | Tensor) -> list[Node]:
 
 
 def _box(source: Node | Tensor, spans: Spans) -> Any:
-    """What a node is drawn in: the span in which it was recorded, or itself."""
+    """The box of a node: the span in which it was recorded, or the node itself."""
     if isinstance(source, Tensor):
         return source
     return next((s for s in spans if s.start < source.time < s.end), source)
