@@ -48,8 +48,12 @@ class Graph:
             values.append(table[step.kind](*(values[i] for i in step.inputs), **step.static))
         return values
 
-    def total(self, leaves: Sequence[Any], wrap: Callable[[Any], Any] = lambda a: a,
-              table: dict[str, Callable[..., Any]] | None = None) -> Any:
+    def total(
+        self,
+        leaves: Sequence[Any],
+        wrap: Callable[[Any], Any] = lambda a: a,
+        table: dict[str, Callable[..., Any]] | None = None,
+    ) -> Any:
         """A random mixture of all values. `wrap` makes an array what the table's ops take."""
         rng = np.random.default_rng(self.seed)
         values = self.values(leaves, table or TABLE)
@@ -264,15 +268,19 @@ def _indexed(draw, kind, a, values):
     """Integers, slices, arrays, `...` and None, in any order."""
     index, arrays = [], draw(st.sampled_from([0, 0, 1]))
     for n in values[a].shape:
-        choices = [st.sampled_from([slice(None), slice(1, None), slice(None, None, -1), slice(0, 0)])]
+        choices = [
+            st.sampled_from([slice(None), slice(1, None), slice(None, None, -1), slice(0, 0)])
+        ]
         if n:
             choices.append(st.integers(-n, n - 1))
         if n and arrays:
             choices.append(st.lists(st.integers(-n, n - 1), min_size=2, max_size=2))
         index.append(draw(st.one_of(choices)))
+    if draw(st.booleans()):  # `...` takes the place of a part, maybe of nothing
+        start = draw(st.integers(0, len(index)))
+        index[start : draw(st.integers(start, len(index)))] = [...]
     if draw(st.booleans()):
-        index = index[: draw(st.integers(0, len(index)))]
-        index.insert(draw(st.integers(0, len(index))), draw(st.sampled_from([None, ...])))
+        index.insert(draw(st.integers(0, len(index))), None)
     return (), {"index": tuple(index)}
 
 
@@ -321,7 +329,9 @@ def _normed(draw, kind, a, values):
         static["axis"] = -1 if k == 1 and draw(st.booleans()) else axes
         params = shape[ndim - k :]
     if kind == "group_norm":
-        static["groups"] = draw(st.sampled_from([g for g in range(1, shape[1] + 1) if not shape[1] % g]))
+        static["groups"] = draw(
+            st.sampled_from([g for g in range(1, shape[1] + 1) if not shape[1] % g])
+        )
     if kind == "batch_norm" and (values[a].size == shape[1] or draw(st.integers(0, 3)) == 0):
         rng = np.random.default_rng(draw(st.integers(0, 99)))
         static["stats"] = rng.standard_normal(shape[1]), rng.uniform(0.5, 2, shape[1])
@@ -338,7 +348,9 @@ GROW: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(REDUCTIONS, _reduced),
     **dict.fromkeys(["softmax", "log_softmax"], _one_axis),
     **dict.fromkeys(["clip", "power_of_number", "number_to_power", "number"], _number),
-    **dict.fromkeys(["reshape", "transpose", "swapaxes", "expand_dims", "squeeze", "broadcast_to"], _layout),
+    **dict.fromkeys(
+        ["reshape", "transpose", "swapaxes", "expand_dims", "squeeze", "broadcast_to"], _layout
+    ),
     **dict.fromkeys(["concatenate", "stack", "mse_loss"], _same_shape),
     **dict.fromkeys(
         ["batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"], _normed

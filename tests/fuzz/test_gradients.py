@@ -26,13 +26,13 @@ def ladder(graph, arrays, order, seed):
         gs = [None] * len(xs)
         if isinstance(s, tb.Tensor) and s.requires_grad:
             gs = tb.grad(s, xs, create_graph=k + 1 < order, allow_unused=True)
-        gradients = [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(xs, gs, strict=True)]
+        gradients = [
+            np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(xs, gs, strict=True)
+        ]
         for g, x in zip(gs, xs, strict=True):
             assert g is None or (g.dtype, g.shape) == (x.dtype, x.shape)
         directions = [rng.standard_normal(x.shape) for x in xs]
-        s = sum(
-            (g * d).sum() for g, d in zip(gs, directions, strict=True) if g is not None
-        )
+        s = sum((g * d).sum() for g, d in zip(gs, directions, strict=True) if g is not None)
     return float(s), gradients
 
 
@@ -77,7 +77,9 @@ def check_slope(graph, order):
         event(error)
     else:
         event("compared")
-        assert abs(found - slope) <= error, f"order {order}: expected {slope}, got {found} ± {error}"
+        assert abs(found - slope) <= error, (
+            f"order {order}: expected {slope}, got {found} ± {error}"
+        )
     return gradients
 
 
