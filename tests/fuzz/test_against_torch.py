@@ -47,7 +47,7 @@ def _getitem(a, index):
     """PyTorch has no negative steps."""
     picked = np.arange(a.numel()).reshape(a.shape)
     picked = picked[tuple(np.array(i) if isinstance(i, list) else i for i in index)]
-    return a.reshape(-1)[torch.tensor(np.ascontiguousarray(picked))]
+    return a.reshape(-1)[torch.tensor(picked.copy())]
 
 
 def _affine(affine, gamma, beta):
@@ -60,6 +60,13 @@ def _batch_norm(x, *affine, gamma, beta, stats=None):
     if stats is None:
         return F.batch_norm(x, None, None, w, b, training=True, eps=EPS)
     return F.batch_norm(x, *map(torch.tensor, stats), w, b, training=False, eps=EPS)
+
+
+def _layer_norm(x, *affine, gamma, beta, axis):
+    """PyTorch has no second derivative of a bias without a weight."""
+    w, b = _affine(affine, gamma, beta)
+    w = torch.ones_like(b) if w is None and b is not None else w
+    return F.layer_norm(x, _last(x, axis), w, b, eps=EPS)
 
 
 def _last(x, axis):
@@ -109,11 +116,9 @@ OTHERS = {
     "linear": lambda x, w, *b: torch.matmul(x, w) + (b[0] if b else 0),
     "cross_entropy": lambda z, labels: F.cross_entropy(z, torch.tensor(labels)),
     "batch_norm": _batch_norm,
-    "layer_norm": lambda x, *affine, gamma, beta, axis: F.layer_norm(
-        x, _last(x, axis), *_affine(affine, gamma, beta), eps=EPS
-    ),
+    "layer_norm": _layer_norm,
     "rms_norm": lambda x, *affine, gamma, axis: F.rms_norm(x, _last(x, axis), *affine, eps=EPS),
-    "group_norm": lambda x, *affine, gamma, beta, groups: F.group_norm(
+    "group_norm": lambda x, *affine, gamma, beta, groups: torch.group_norm(
         x, groups, *_affine(affine, gamma, beta), eps=EPS
     ),
     "instance_norm": lambda x, *affine, gamma, beta: F.instance_norm(
