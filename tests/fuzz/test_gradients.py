@@ -98,14 +98,14 @@ def check_both(graph, order):
 
 
 @pytest.mark.parametrize("kind", [*TABLE])
-@share(0.15)
+@share(0.4)
 @given(data=st.data())
 def test_every_op(kind: str, data: st.DataObject):
     graph = data.draw(graphs(most=4, first=[kind]))
     check_both(graph, data.draw(st.integers(1, 2)))
 
 
-@share(3)
+@share(2)
 @given(graphs())
 def test_order_1(graph: Graph):
     check_both(graph, 1)
