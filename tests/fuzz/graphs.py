@@ -64,7 +64,8 @@ class Graph:
 
 def _leaves(shapes: Sequence[tuple[int, ...]], seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng([seed, 1])
-    return [np.asarray(rng.standard_normal(shape)) for shape in shapes]
+    drawn = (rng.standard_normal(shape) for shape in shapes)
+    return [np.asarray(np.clip(a, -3, 3)) for a in drawn]
 
 
 def _batch_norm(x, *affine, gamma, beta, stats=None):
@@ -280,7 +281,7 @@ def _indexed(draw, kind, a, values):
         if n:
             choices.append(st.integers(-n, n - 1))
         if n and arrays:
-            choices += [st.lists(st.integers(-n, n - 1), min_size=3, max_size=3)] * 3
+            choices = [st.lists(st.integers(-n, n - 1), min_size=3, max_size=3)]
         index.append(draw(st.one_of(choices)))
     if draw(st.booleans()):  # `...` takes the place of a part, maybe of nothing
         start = draw(st.integers(0, len(index)))

@@ -44,7 +44,7 @@ def _moved(t):
 
 
 def _replaced(t):
-    t.data = np.asarray(t.data * 3)  # of a 0-d array, NumPy makes a number
+    t.data = t.data * 3
 
 
 def _replaced_and_doubled(t):
