@@ -1,6 +1,6 @@
 # make demo           set up, and train an MLP on real digits with and without batch norm
 # make test           set up, and run the tests
-# make fuzz           random graphs, states and extreme numbers, for an hour
+# make fuzz           random graphs, states and extreme numbers: new ones each time, for an hour or so
 # make compare        every fused op against its composition, in higher precision, number by number
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
