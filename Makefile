@@ -1,5 +1,6 @@
 # make demo           set up, and train an MLP on real digits with and without batch norm
 # make test           set up, and run the tests
+# make fuzz           random graphs, states and extreme numbers: new ones each time, for an hour or so
 # make compare        every fused op against its composition, in higher precision, number by number
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
@@ -18,7 +19,7 @@ CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test compare prove experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
+.PHONY: demo test fuzz compare prove experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -30,6 +31,11 @@ endif
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# New examples every time, 50 times as many as in the tests. Passes options on, as in
+# FUZZ="-k aliases --hypothesis-seed 3".
+fuzz: $(VENV)/ready
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile long $(FUZZ)
 
 compare: $(VENV)/ready
 	$(BIN)/python examples/compare_gradients.py
