@@ -80,5 +80,4 @@ def copied(value: Any) -> Any:
     """A constant that stays as it is, whatever happens to the arrays in it."""
     if isinstance(value, tuple | list):
         return type(value)(map(copied, value))
-    value = value._data if isinstance(value, Tensor) else value
     return value.copy() if MODULES.get(type(value)) is not None else value
