@@ -15,6 +15,7 @@ LAYERS = [
     {"arrays"},
     {"tensor", "summation"},
     {"anomaly"},
+    {"node"},
     {"op"},
     {"fusion"},
     {"walk"},

@@ -254,7 +254,7 @@ def test_a_gradient_of_another_shape_is_refused_before_anything_changes():
     set_gradients(params, 1)
     params[1].grad = tb.tensor(np.ones((3, 2)))
     before = params[0].numpy()
-    with pytest.raises(ValueError, match=r"parameter 1 is \(2,\), but its gradient \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"parameter 1 is \(2,\), but its gradient is \(3, 2\)"):
         optimizer.step()
     np.testing.assert_array_equal(params[0].numpy(), before)
     assert optimizer.state == [{}, {}]

@@ -338,7 +338,7 @@ def test_comparisons_are_refused(planted):
         lambda xp, x: (xp.maximum(x, 0), ()),
         lambda xp, needed, g, saved, x: (xp.where(x > 0, g, 0),),
     )
-    with pytest.raises(TypeError, match=r"a proof knows no np\.maximum of symbols"):
+    with pytest.raises(TypeError, match=r"a proof can't handle np\.maximum of symbols"):
         prove(op, [np.zeros(2)])
 
 
@@ -359,7 +359,7 @@ def test_powers_that_are_not_whole_are_refused(planted):
         lambda xp, x: (x * 0 + 1, ()),
         lambda xp, needed, g, saved, x: (g * 0,),
     )
-    with pytest.raises(TypeError, match=r"knows powers of whole numbers only, got 0\.5"):
+    with pytest.raises(TypeError, match=r"only handle whole powers, got 0\.5"):
         prove(op, [np.zeros(2)])
 
 

@@ -59,7 +59,7 @@ def test_what_is_not_real_numbers_is_refused(data, message):
 
 
 def test_integers_cannot_require_gradients():
-    with pytest.raises(TypeError, match=r"int64: give dtype=np.float32"):
+    with pytest.raises(TypeError, match=r"int64: pass dtype=np.float32"):
         tb.tensor(np.arange(3), requires_grad=True)
     t = tb.tensor(np.arange(3))
     with pytest.raises(TypeError, match="floating-point"):
@@ -137,7 +137,7 @@ def test_what_only_converts_to_numpy_keeps_its_dtype_too():
 
 
 def test_asarray_is_a_copy_without_history():
-    t = tb.tensor([1, 2], requires_grad=True, backend="numpy")
+    t = tb.tensor([1, 2], backend="numpy")
     np.testing.assert_array_equal(np.asarray(t), [1, 2])
     assert np.asarray(t, dtype=np.float64).dtype == np.float64
     np.asarray(t)[0] = 5
@@ -276,7 +276,7 @@ def ones(shape):
         (lambda x: ops.sum(x, axsi=0), TypeError, "axsi"),
         (lambda x: ops.add(x), TypeError, r"add\(\): missing a required argument: 'b'"),
         (lambda x: ops.var(x, 0, 3), ValueError, "3 elements along axis 0 are too few for ddof=3"),
-        (lambda x: ops.mean(x[:0]), ValueError, r"mean\(float64 \(0, 4\).*no mean of no elements"),
+        (lambda x: ops.mean(x[:0]), ValueError, r"mean\(float64 \(0, 4\).*no elements to take the mean of"),
         (lambda x: ops.linear(x, ones((3, 2))), ValueError, r"x \(3, 4\) does not fit weight \(3, 2\)"),
         (lambda x: ops.linear(x, ones(4)), ValueError, r"weight \(4,\)"),
         (lambda x: ops.linear(x, ones((4, 2)), ones(3)), ValueError, r"shape \(2,\).*got \(3,\)"),

@@ -1,7 +1,7 @@
-"""The commands `python -m tinybn …`: a report, a program, and examples that come with the package.
+"""The commands of `python -m tinybn`: a report, a program, and the examples in the package.
 
     report      which backends work here, why the others do not, and the versions (the default)
-    program     the backward pass of batch norm, as the program that autodiff wrote
+    program     batch norm, forward and backward, as the program that autodiff wrote
     demo        an MLP learns handwritten digits, with batch norm and without
     train       the same with any norm, data and optimizer
     compare     every fused op against its composition, number by number
@@ -69,9 +69,9 @@ def _cupy() -> str:
 
 
 def batch_norm_programs() -> str:
-    """Batch norm, forward and backward: composed of primitive ops beside its closed form.
+    """Batch norm, forward and backward: its composition beside its closed form.
 
-    Both as recorded, and after the passes, which move constants out of the sums.
+    Both are shown as recorded, and after the passes, which move constants out of sums.
     """
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 32, 4))
@@ -85,7 +85,7 @@ def batch_norm_programs() -> str:
     parts = []
     for title, passes in (("As recorded", without_dead), ("After the passes", relaxed)):
         columns = []
-        for fused, name in ((False, "composed of primitives"), (True, "closed form")):
+        for fused, name in ((False, "composition"), (True, "closed form")):
             with tinybn.use_fused(fused):
                 program = tinybn.program(batch_norm, x, gamma, beta, dy, passes=passes)
             sums = sum(line.op == "sum" for line in program.lines)

@@ -1,4 +1,4 @@
-"""What went wrong, and where: errors of ops with their names, and the first NaN or inf."""
+"""Errors that say what went wrong and where: in which op, or at the first NaN or inf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinybn.tensor import Tensor
 
 
 def explained(op: str, arrays: list[Any], static: dict[str, Any], error: Exception) -> Exception:
-    """`error` from the same line, with the name of the op and what it was given."""
+    """`error` with the name of the op and its arguments added to the message."""
     given = [described(a) for a in arrays]
     given += [f"{name}={described(value)}" for name, value in static.items()]
     kinds = (np.exceptions.AxisError, IndexError, ValueError)
@@ -21,7 +21,7 @@ def explained(op: str, arrays: list[Any], static: dict[str, Any], error: Excepti
 
 
 def check_output(op: str, output: Any, inputs: list[Any]) -> None:
-    """Raise FloatingPointError if the output of `op`, which is being called, has a NaN or inf."""
+    """Raise FloatingPointError if the output of this call of `op` has a NaN or inf."""
     if bad := _describe(output):
         given = [f"{b} in input {i}" for i, b in enumerate(map(_describe, inputs)) if b]
         cause = f"was given {' and '.join(given)}, and returned" if given else "made"
@@ -49,7 +49,7 @@ def user_line() -> str:
 
 
 def _describe(value: Any) -> str:
-    """The bad values of an array or Tensor, such as "3 NaN of 12 values"; "" if there are none."""
+    """The bad values of an array or Tensor, as in "3 NaN of 12 values"; "" if there are none."""
     array = value.data if isinstance(value, Tensor) else value
     if getattr(getattr(array, "dtype", None), "kind", "") != "f":
         return ""

@@ -1,4 +1,4 @@
-"""Arrays from what users have: lists, numbers, and the arrays of other libraries."""
+"""Make arrays from user data: lists, numbers, and the arrays of other libraries."""
 
 from __future__ import annotations
 
@@ -48,3 +48,21 @@ def from_dlpack(data: Any) -> Array:
 
 def _no_tensor(data: Any, error: Exception) -> str:
     return f"cannot make a Tensor of this {type(data).__name__}: {error}"
+
+
+def shares_memory(y: Array, a: Array) -> bool:
+    """Whether y is the array a, or both are views of one array."""
+    return y is a or (getattr(y, "base", None) is not None and _owner(y) is _owner(a))
+
+
+def _owner(array: Any) -> Array:
+    while type(base := getattr(array, "base", None)) is type(array):
+        array = base
+    return array
+
+
+def holds(data: Any, kind: type) -> bool:
+    """Whether nested lists hold something of this kind."""
+    return isinstance(data, list | tuple) and any(
+        isinstance(item, kind) or holds(item, kind) for item in data
+    )

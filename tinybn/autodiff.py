@@ -22,14 +22,15 @@ def backward(
     """Add the gradient of `tensor` to the `.grad` of every leaf that it was computed from.
 
     Args:
-        gradient: dL/d(tensor), in the shape of `tensor`; 1 by default, for a scalar.
-        retain_graph: keep what was recorded for another pass; otherwise it is freed on the way.
-        create_graph: record the walk, too, for derivatives of higher order.
+        tensor: what to differentiate, such as a loss.
+        gradient: dL/d(tensor), in the shape of `tensor`; by default 1, if `tensor` is a scalar.
+        retain_graph: keep the graph for another backward pass; otherwise this pass frees it.
+        create_graph: record the backward pass, too, for derivatives of higher order.
 
     Raises:
         ValueError: `tensor` does not require grad, or `gradient` does not fit it.
-        RuntimeError: the graph was freed, or an array that a rule reads has changed since.
-        TypeError: the rule of an op gave something else than a gradient.
+        RuntimeError: the graph was freed, or an array that a rule reads has changed since the call.
+        TypeError: a rule returned something that is not a gradient of its input.
     """
     seeds = {_key(tensor, "backward: the Tensor"): _seed(tensor, gradient)}
     retain = retain_graph or create_graph
@@ -50,7 +51,7 @@ def grad(
     retain_graph: bool | None = None,
     allow_unused: bool = False,
 ) -> tuple[Any, ...]:
-    """The gradients of Σ grad_outputs · outputs, one per input; no `.grad` is touched.
+    """The gradients of Σ grad_outputs · outputs, one per input. No `.grad` changes.
 
     Args:
         outputs: a Tensor, or several.
@@ -58,14 +59,17 @@ def grad(
             the rules between outputs and inputs are run.
         grad_outputs: per output, a gradient in its shape, or None for a scalar.
         create_graph: see `backward`.
-        retain_graph: see `backward`; by default, as `create_graph`.
+        retain_graph: see `backward`; by default the value of `create_graph`.
         allow_unused: return None for an input that no output depends on.
 
+    Returns:
+        Per input, a Tensor with the shape and dtype of the input.
+
     Raises:
-        ValueError: no output depends on an input, or something does not require grad, or a gradient
-            does not fit its output. See `backward` for others.
+        ValueError: no output depends on an input, an input or output does not require grad, or a
+            gradient does not fit its output. See `backward` for other errors.
     """
-    if isinstance(outputs, Tensor):  # then grad_outputs is its gradient, or that in a list
+    if isinstance(outputs, Tensor):  # then grad_outputs is one gradient, alone or in a list
         outputs = [outputs]
         listed = isinstance(grad_outputs, list | tuple) and len(grad_outputs) == 1
         if not (listed and (grad_outputs[0] is None or hasattr(grad_outputs[0], "shape"))):
@@ -98,7 +102,7 @@ def grad(
 
 
 def _key(tensor: Tensor, what: str) -> Node | Tensor:
-    """What stands for `tensor` in a walk: the node that made it, or the leaf itself."""
+    """The key of `tensor` in a walk: the node that computed it, or the leaf itself."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{what} must be a Tensor, got {type(tensor).__name__}")
     if not tensor._tracked:
@@ -124,7 +128,7 @@ def _seed(tensor: Tensor, gradient: Any) -> Tensor:
         gradient = Tensor(gradient, backend=tensor.backend)
     if gradient.shape != tensor.shape:
         raise ValueError(
-            f"expected a gradient of shape {tensor.shape}, as its Tensor, got {gradient.shape}"
+            f"expected a gradient of shape {tensor.shape}, like its Tensor, got {gradient.shape}"
         )
     if gradient.backend != tensor.backend:
         raise BackendMismatchError(

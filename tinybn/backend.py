@@ -1,7 +1,7 @@
 """NumPy or CuPy: which library owns an array, how to move arrays, and which library can be used.
 
 The array decides: `MODULES[type(array)]` is its library, and nothing else in tinybn asks for a GPU.
-CuPy is imported when its first array is wanted, and never before.
+CuPy is imported only when it is first needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class BackendMismatchError(TypeError):
 
 
 class _Modules(dict[type, ModuleType | None]):
-    """Maps the type of an op's argument to the library that owns it; None for numbers."""
+    """Maps the type of an op's argument to the library that owns it, or to None for numbers."""
 
     def __missing__(self, kind: type) -> ModuleType | None:
         if kind.__module__.partition(".")[0] == "cupy" and kind.__name__ == "ndarray":
@@ -57,7 +57,7 @@ _greetings: list[Callable[[ModuleType], None]] = []
 
 
 def when_cupy_is_used(call: Callable[[ModuleType], None]) -> None:
-    """Call `call(cupy)` as soon as the first CuPy array is met."""
+    """Call `call(cupy)` as soon as CuPy, or an array of CuPy, is first used; a decorator."""
     _greetings.append(call)
 
 
@@ -75,19 +75,16 @@ class Replaceable(Protocol[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
 
-def replaceable(
-    function: Callable[P, T], library: Callable[..., Any] = lambda xp, *_: xp
-) -> Replaceable[P, T]:
-    """Let array libraries replace `function` for their own arrays (a decorator).
+def replaceable(function: Callable[P, T]) -> Replaceable[P, T]:
+    """Let array libraries replace `function`, whose first argument is `xp`; a decorator.
 
-    `function.on(xp, other)` declares a replacement. `library` finds the library of the arguments;
-    by default, it is the first of them.
+    `function.on(xp, other)` makes `other` run in its place for the arrays of the library `xp`.
     """
     replacements: dict[Any, Callable[P, T]] = {}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return replacements.get(library(*args), function)(*args, **kwargs)
+        return replacements.get(args[0], function)(*args, **kwargs)
 
     made: Any = call
     made.on = replacements.__setitem__
@@ -95,9 +92,9 @@ def replaceable(
 
 
 def checked(array: Any, check: Callable[[Any], None]) -> Any:
-    """`array`, once `check` has accepted its values.
+    """`array`, after `check` has accepted its values.
 
-    A recorded array has no values: it is checked whenever the recording runs.
+    A recorded array (see program/) has no values yet: it is checked each time its program runs.
     """
     if hasattr(array, "check_later"):
         array.check_later(check)
@@ -109,7 +106,8 @@ def checked(array: Any, check: Callable[[Any], None]) -> Any:
 def common_module(op: str, inputs: Sequence[Any]) -> Any:
     """The library that owns these Tensors and arrays; BackendMismatchError if there are two.
 
-    A library that records also owns the arrays of the library that it records for: constants.
+    While a step is recorded (see program/), the recording library also owns the arrays of the
+    library it stands in for, as constants.
     """
     arrays = [getattr(a, "_data", a) for a in inputs if hasattr(a, "shape")]
     found: set[Any] = {MODULES[type(a)] for a in arrays} - {None}
@@ -146,7 +144,7 @@ def move(array: Array, name: str) -> Array:
     if name_of(array) == name:
         return array
     source: Any = MODULES[type(array)] or np
-    if hasattr(source, "move"):  # one that records
+    if hasattr(source, "move"):  # a recording library
         return source.move(array, name)
     return xp.asarray(array) if source is np else source.asnumpy(array)
 
@@ -156,7 +154,11 @@ _default: ContextVar[str | None] = ContextVar("tinybn_backend", default=None)
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """New Tensors and layers live on this backend, in this block and this thread."""
+    """New Tensors and layers live on this backend, inside this block and this thread.
+
+    Raises:
+        BackendUnavailableError: the backend cannot be used here; the message says what to do.
+    """
     module(name)
     token = _default.set(name)
     try:
@@ -171,16 +173,16 @@ def default() -> str | None:
 
 
 def drawn(xp: Any, draw: Callable[[], Any], shape: tuple[int, ...], dtype: Any) -> Array:
-    """What `draw()` draws on the host, as an array of `xp`.
+    """The random array that `draw()` makes on the host, as an array of `xp`.
 
-    A library that records does not draw now, but each time its program runs; `shape` and `dtype`
-    tell it what to expect.
+    A recording library (see program/) does not draw now, but each time its program runs; `shape`
+    and `dtype` tell it what to expect.
     """
     return xp.drawn(draw, shape, dtype) if hasattr(xp, "drawn") else xp.asarray(draw())
 
 
 def problems() -> dict[str, str | None]:
-    """Per backend, why it cannot be used here and what to do about it; None if it can."""
+    """Per backend, why it cannot be used here and what to do about it, or None if it can."""
     found: dict[str, str | None] = {}
     for name in NAMES:
         try:

@@ -20,7 +20,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
     The write is atomic: an existing file stays intact until the new one is complete.
 
     Raises:
-        ValueError: An entry is not an array of numbers.
+        ValueError: an entry is not an array of numbers.
     """
     import tempfile  # these two would take a sixth of `import tinybn`
     import zipfile
@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the state dict that `save` wrote.
 
     Raises:
-        ValueError: The file is damaged, or `save` did not write it.
+        ValueError: the file is damaged, or `save` did not write it.
     """
     import zipfile
 
@@ -56,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             if damaged := archive.zip.testzip():
                 raise ValueError(f"its entry {damaged!r} is damaged")
             if others := [entry for entry in entries if not entry.endswith(".npy")]:
-                raise ValueError(f"its entry {others[0]!r} is no array")
+                raise ValueError(f"its entry {others[0]!r} is not an array")
             return dict(archive)
     except Exception as error:  # damaged bytes can raise anything
         raise ValueError(f"{os.fspath(path)} is not a file that tinybn saved: {error}") from error
@@ -68,15 +68,16 @@ def fit(
     """Convert the values of a state dict to what an object holds under the same names.
 
     Args:
-        state: The state dict.
-        own: By name, a Tensor, whose shape, dtype and backend the value gets, or a number.
-        problems: What the caller already found wrong, such as a missing name.
+        state: the state dict.
+        own: by name, a number, or a Tensor whose shape the value must have, and whose dtype and
+            backend it gets.
+        problems: what the caller already found wrong, such as a missing name.
 
     Returns:
         Arrays and Python numbers, for the names that `state` and `own` share.
 
     Raises:
-        ValueError: There are problems, an unexpected name, or values that do not fit.
+        ValueError: there are problems, an unexpected name, or values that do not fit.
     """
     values: dict[str, Any] = {}
     problems = [*problems, *(f"unexpected: {name}" for name in state.keys() - own.keys())]

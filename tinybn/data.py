@@ -16,7 +16,7 @@ from tinybn.init import generator
 
 NAMES = ("digits", "wine", "breast_cancer", "fashion")
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its files."""
+"""Where Debian's package dataset-fashion-mnist installs its files."""
 WHITE = {"digits": 16, "fashion": 255}
 """The brightest pixel."""
 
@@ -55,10 +55,15 @@ def load(
             measurements, 3 classes) or "breast_cancer" (569 tumours, 30 measurements, 2 classes),
             which scikit-learn ships; or "fashion" (70 000 pieces of clothing of 28 × 28 pixels, 10
             classes; Xiao, Rasul & Vollgraf 2017, 1708.07747).
-        validation, test: The fractions of the examples that go to these parts.
-        scale: Divide pixels by the brightest one; standardize measurements by the training part's
+        validation, test: the fractions of the examples that go to these parts.
+        scale: divide pixels by the brightest one; standardize measurements by the training part's
             mean and standard deviation.
-        folder: Where the files of "fashion" are; by default where Debian's package puts them.
+        folder: where the files of "fashion" are; by default where Debian's package puts them.
+
+    Raises:
+        ValueError: the name is unknown, or an argument does not fit.
+        ModuleNotFoundError: scikit-learn is not installed.
+        FileNotFoundError: the folder lacks a file of Fashion-MNIST.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data {name!r}: expected one of {', '.join(map(repr, NAMES))}")
@@ -97,7 +102,7 @@ def _sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Both of its parts, one after the other."""
+    """Both parts of Fashion-MNIST, one after the other."""
     xs, ys = [], []
     for part in ("train", "t10k"):
         x = read_idx(_find(folder, f"{part}-images-idx3-ubyte"))
@@ -126,7 +131,7 @@ def read_idx(path: Path) -> np.ndarray:
     big-endian uint32; then the bytes.
 
     Raises:
-        ValueError: The file is damaged, or something else.
+        ValueError: the file is damaged, or not an IDX file of bytes.
     """
     content = path.read_bytes()
     try:
@@ -145,9 +150,9 @@ class Batches:
     """Mini-batches (x[i], y[i]) of two arrays; each loop over it is one epoch.
 
     Args:
-        shuffle: Draw a new order for each epoch.
-        drop_last: Leave out a smaller last batch (batch norm can't train on a batch of one).
-        rng: Draws the orders; by default the generator that `tb.seed` restarts.
+        shuffle: draw a new order for each epoch.
+        drop_last: leave out a smaller last batch (batch norm can't train on a batch of one).
+        rng: draws the orders; by default the generator that `tb.seed` restarts.
     """
 
     def __init__(

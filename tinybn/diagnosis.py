@@ -1,4 +1,4 @@
-"""Why CuPy does not run: one sentence for each cause, with its cure."""
+"""Why CuPy does not run: for each cause, one sentence that says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused ops: a closed form in place of a composition of primitive ops, which stays its oracle.
+"""Fused ops: closed forms that replace compositions of primitive ops, and must equal them.
 
     @fused(composition=norm.layer_norm)
     def layer_norm(xp, x, gamma, beta, *, axis, eps):
@@ -10,9 +10,9 @@
         ...
         return dx, dgamma, dbeta
 
-A fused op leaves one node in the graph and works on arrays only. Its derivatives of higher order
-are those of its composition: a closed form can't be wrong where it says nothing. Every fused op is
-in `FUSED`, so whatever compares them with their compositions meets all of them.
+A fused op records one node and works on arrays only. The engine takes second and higher
+derivatives from the composition, so a closed form can be wrong only at first order. Every fused op
+is in `FUSED`, so no comparison with the compositions can leave one out.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Fused(Protocol[P]):
     """An op made by `fused`: a function with the signature of its composition.
 
     Attributes:
-        op: what was declared.
-        backward: declares the gradients, see `fused`.
-        with_saved: the same function, but it returns the output and what the closed form saved for
-            its gradients (None where the composition ran).
+        op: the declared op.
+        backward: a decorator that declares the gradients; see `fused`.
+        with_saved: the same function, except that it also returns what the closed form saved for
+            its gradients (None if the composition ran).
     """
 
     __name__: str
@@ -50,17 +50,17 @@ class Fused(Protocol[P]):
 
 
 def fused(composition: Callable[P, Tensor]) -> Callable[[Callable[..., Any]], Fused[P]]:
-    """Make an op of a closed form that must equal `composition`.
+    """Turn a closed form into an op that must equal `composition`.
 
     Args:
         composition: a function of primitive ops. The fused op has its signature and docstring.
 
     Returns:
         A decorator for the closed form: a function of the array library `xp` and the inputs, which
-        are arrays or None; static arguments follow as keywords. It returns the output, and anything
-        that its gradients need. `@op.backward` declares these: a function of `xp`, `needed` (one
-        bool per input), the gradient `g` of the output, what was saved, and the same arguments. It
-        returns one gradient per input, in its shape; anything where none is needed.
+        are arrays or None, with static arguments as keywords. It returns the output, and anything
+        that its gradients need (`saved`). `@op.backward` declares the gradients: a function of
+        `xp`, `needed` (one bool per input), the gradient `g` of the output, `saved`, and the same
+        arguments. It returns one gradient per input, in its shape; those not needed are ignored.
     """
     return lambda forward: FusedOp(forward, composition).call
 
@@ -82,7 +82,7 @@ class FusedOp(Op):
         FUSED[self.name] = self
 
     def backward(self, closed_form: Callable[..., Any]) -> None:
-        """Declare the closed form of the gradients (a decorator)."""
+        """Declare the closed form of the gradients; a decorator."""
         self.closed_form = closed_form
 
     def run(self, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Any]:
@@ -102,5 +102,5 @@ class FusedOp(Op):
     def gradients(
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
     ) -> Sequence[Any]:
-        """By the closed form, from what the forward saved in place of y."""
+        """By the closed form; `y` is what its forward saved."""
         return self.closed_form(module_of(g), needed, g, y, *inputs, **static)

@@ -1,10 +1,10 @@
 """Pictures of how a Tensor was computed: a text tree, DOT and Mermaid.
 
-    y = tb.ops.batch_norm(x, gamma)                      # with tb.use_fused(False): all its parts
+    y = tb.ops.batch_norm(x, gamma)                      # with tb.use_fused(False), all its parts
     print(tb.graph.tree(y, names={"x": x, "gamma": gamma}))
 
-Every op comes with the source lines of its gradient rules. With the spans that `layers` notes, what
-happened inside a layer is drawn as one box:
+Every op is labelled with the file and lines of its gradient rules. Given the spans that `layers`
+notes, all ops inside a layer are drawn as one box:
 
     with tb.graph.layers(model) as spans:
         y = model(x)
@@ -14,7 +14,8 @@ happened inside a layer is drawn as one box:
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -24,6 +25,9 @@ from tinybn.nn.module import Module
 from tinybn.op import Node, Op, Primitive
 from tinybn.tensor import Tensor, tick
 
+DEEPEST = 30
+"""So many levels of a tree are indented; what lies deeper starts again at the left."""
+
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -31,10 +35,10 @@ class Span(NamedTuple):
     """A call of a layer.
 
     Attributes:
-        start: The tick of the clock (see tensor.py) before it.
-        end: The tick after it.
-        label: The layer's repr.
-        own: The layer's parameters, which are not drawn.
+        start: the tick of the clock (see tensor.py) before the call.
+        end: the tick after the call.
+        label: the layer's repr.
+        own: the layer's parameters, which are not drawn.
     """
 
     start: int
@@ -51,7 +55,11 @@ Spans: TypeAlias = Sequence[Span]
 def layers(model: Module) -> Iterator[list[Span]]:
     """Note when each layer of `model` (each Module without children) runs inside this block."""
     spans: list[Span] = []
-    inner = [module for module in model.modules() if not any(module.children())]
+    inner = {  # a layer that is used twice is one layer
+        module: vars(module).get("forward")
+        for module in model.modules()
+        if not any(module.children())
+    }
 
     def noting(layer: Module, forward: Callable[..., Tensor]) -> Any:
         def run(*args: Any, **keywords: Any) -> Tensor:
@@ -67,18 +75,20 @@ def layers(model: Module) -> Iterator[list[Span]]:
     try:
         yield spans
     finally:
-        for layer in inner:
+        for layer, own in inner.items():
             del layer.forward
+            if own:
+                layer.forward = own  # type: ignore[method-assign]
 
 
 class Vertex(NamedTuple):
     """A box of a picture: an op, a layer or a leaf.
 
     Attributes:
-        title: The name of the op or leaf, or the layer's repr.
-        array: The shape and dtype of its output.
-        rules: Where an op's gradient rules are; how many ops a layer has.
-        inputs: The numbers of the boxes that it reads.
+        title: the name of the op or leaf, or the layer's repr.
+        array: the shape and dtype of the output.
+        rules: where the op's gradient rules are; for a layer, how many ops it has.
+        inputs: the numbers of the boxes that this one reads.
     """
 
     title: str
@@ -91,11 +101,11 @@ def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[
     """The history of a Tensor as boxes: leaves first, each op after its inputs, the Tensor last.
 
     Args:
-        names: The names of leaves, such as `dict(model.named_parameters())`.
-        spans: What `layers` noted.
+        names: the names of leaves, such as `dict(model.named_parameters())`.
+        spans: what `layers` noted.
 
     Raises:
-        RuntimeError: A backward pass has freed the graph.
+        RuntimeError: a backward pass has freed the graph.
     """
     end = tensor._node or tensor
     inside: dict[Any, list[Node]] = {}  # by box, oldest first
@@ -137,7 +147,7 @@ def _history(end: Node | Tensor) -> list[Node]:
 
 
 def _box(source: Node | Tensor, spans: Spans) -> Any:
-    """What a node is drawn in: the span in which it was recorded, or itself."""
+    """The box of a node: the span in which it was recorded, or the node itself."""
     if isinstance(source, Tensor):
         return source
     return next((s for s in spans if s.start < source.time < s.end), source)
@@ -151,7 +161,7 @@ def _vertex(box: Any, nodes: list[Node], inputs: list[int], called: dict[Tensor,
         title, rules = box.label, f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
     else:
         title, rules = box.op.name, _where(box.op)
-    return Vertex(title, f"{last.shape} {last.dtype}", rules, inputs)
+    return Vertex(_printable(title), f"{last.shape} {last.dtype}", _printable(rules), inputs)
 
 
 def _where(op: Op) -> str:
@@ -169,33 +179,54 @@ def _where(op: Op) -> str:
 def tree(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
     """The history of a Tensor as indented text, from the output back to the leaves.
 
-    What is read more than once gets a number, and is shown in full the first time. Arguments: see
+    What is read more than once gets a number, and is shown in full the first time. So does what
+    lies too deep to be indented: it is shown below, at the left. Arguments: see
     `vertices`.
     """
     found = vertices(tensor, names=names, spans=spans)
     readers = Counter(i for vertex in found for i in vertex.inputs)
     lines: list[tuple[str, str]] = []
-    shown: dict[int, int] = {}
-    stack = [(len(found) - 1, "", "")]  # a box, what leads to it, and what leads its inputs
-    while stack:
-        i, lead, below = stack.pop()
-        title, array, rules, inputs = found[i]
-        again = i in shown
-        if inputs and readers[i] > 1:
-            title = f"#{shown.setdefault(i, len(shown) + 1)} {title}"
-        lines.append((f"{lead}{title} {array}", "(see above)" if again else rules))
-        for k, j in reversed([*enumerate(inputs, 1)] if not again else []):
-            branch, rest = ("└─ ", "   ") if k == len(inputs) else ("├─ ", "│  ")
-            stack.append((j, below + branch, below + rest))
+    numbers: dict[int, int] = {}
+    shown: set[int] = set()
+    below = deque([len(found) - 1])  # the boxes that start at the left
+    while below:
+        start = below.popleft()
+        stack = [(start, "", "")] if start not in shown else []  # a box, what leads to it and on
+        while stack:
+            i, lead, indent = stack.pop()
+            title, array, note, inputs = found[i]
+            again = bool(inputs) and i in shown
+            later = bool(inputs) and len(indent) >= 3 * DEEPEST
+            if inputs and (readers[i] > 1 or later or i in numbers):
+                title = f"#{numbers.setdefault(i, len(numbers) + 1)} {title}"
+            if again or later:
+                note = "(see above)" if again else "(see below)"
+                below += [] if again else [i]
+                inputs = []
+            else:
+                shown.add(i)
+            lines.append((f"{lead}{title} {array}", note))
+            for k, j in reversed([*enumerate(inputs, 1)]):
+                branch, rest = ("└─ ", "   ") if k == len(inputs) else ("├─ ", "│  ")
+                stack.append((j, indent + branch, indent + rest))
     width = max(len(left) for left, _ in lines)
     return "\n".join(f"{left:<{width}}   {right}".rstrip() for left, right in lines)
+
+
+def _printable(text: str) -> str:
+    """`text` in one line, with escape sequences as a string literal shows them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _entity(found: re.Match[str]) -> str:
+    return f"#{ord(found[0])};"
 
 
 def mermaid(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
     """The history of a Tensor as a Mermaid flowchart. Arguments: see `vertices`."""
     lines = ["flowchart TD"]
     for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "<br>".join(filter(None, vertex[:3])).replace('"', "#quot;")
+        text = "<br>".join(re.sub(r'[#&<>"`\\]', _entity, part) for part in vertex[:3] if part)
         lines.append(f'  n{i}["{text}"]' if vertex.inputs else f'  n{i}(["{text}"])')
         lines += [f"  n{j} --> n{i}" for j in vertex.inputs]
     return "\n".join(lines)
@@ -205,7 +236,7 @@ def dot(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
     """The history of a Tensor in Graphviz' DOT language. Arguments: see `vertices`."""
     lines = ["digraph {", '  node [shape=box, fontname="sans-serif", fontsize=10]']
     for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "\\n".join(filter(None, vertex[:3])).replace('"', '\\"')
+        text = "\\n".join(re.sub(r'[\\\\"]', r"\\\g<0>", part) for part in vertex[:3] if part)
         style = "" if vertex.inputs else ", style=rounded"
         lines.append(f'  n{i} [label="{text}"{style}]')
         lines += [f"  n{j} -> n{i}" for j in vertex.inputs]

@@ -1,4 +1,4 @@
-"""How weights begin: initializers, and the random generator that layers share.
+"""Initial weights: initializers, and the random generator that layers share.
 
 An initializer takes the shape (in, out) of a weight and a `numpy.random.Generator`, and returns a
 float32 array. Numbers are always drawn on the host, so a seed gives the same weights everywhere.
@@ -17,7 +17,7 @@ _shared = np.random.default_rng()
 
 
 def seed(n: int) -> None:
-    """Restart the generator that everything without its own `rng=` draws from."""
+    """Restart the generator that is used wherever no `rng=` is given."""
     global _shared
     _shared = np.random.default_rng(n)
 
@@ -35,7 +35,7 @@ def generator(rng: np.random.Generator | None = None) -> np.random.Generator:
 
 
 def he_normal(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """N(0, 2 / in), which keeps activations' size through ReLU (He et al. 2015, section 2.2)."""
+    """N(0, 2 / in), which keeps activations in scale with ReLU (He et al. 2015, section 2.2)."""
     return normal(np.sqrt(2 / max(shape[0], 1)))(shape, rng)
 
 

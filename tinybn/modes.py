@@ -1,4 +1,7 @@
-"""Modes: what ops do besides computing. Each is a context manager and a decorator, per thread."""
+"""Modes: what ops do besides computing.
+
+Each mode is a context manager and a decorator, and affects only the thread that enters it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ T = TypeVar("T")
 
 
 class Mode(NamedTuple):
-    """The mode of a thread.
+    """The current mode of a thread.
 
     Attributes:
         record: ops record themselves.
         fused: fused ops run their closed forms, not their compositions.
         anomaly: ops look for NaN and inf.
         report, outputs: the callbacks of `watch`.
-        blocks: the blocks around this place, outermost first; the last attribute.
+        blocks: the enclosing blocks, outermost first. Must stay the last attribute.
     """
 
     record: bool = True
@@ -99,7 +102,7 @@ def _leave(block: Block, *_: object) -> None:
 class in_mode:  # noqa: N801, it is used like a function
     """Run a block, or a function that it decorates, in another `Mode`.
 
-    Blocks may end in any order. One object may begin several, also in several threads.
+    Blocks may end in any order. One object may begin several blocks, even in several threads.
     """
 
     __exit__ = _Exit()
@@ -144,7 +147,7 @@ def no_grad() -> in_mode:
 
 
 def use_fused(wanted: bool = True) -> in_mode:
-    """Fused ops in this block run their closed forms, or else their compositions."""
+    """Fused ops in this block run their closed forms or, if not `wanted`, their compositions."""
     return in_mode(fused=wanted)
 
 
@@ -164,7 +167,8 @@ def watch(
     """Watch what this block records, and what its backward passes compute.
 
     Args:
-        report: receives each `Contribution` (see walk.py) that a backward pass adds to a gradient.
-        outputs: receives the node and the array of each recorded output, right after the call.
+        report: a function that receives each `Contribution` (see walk.py) to a gradient; or None.
+        outputs: a function that receives the node and the array of each recorded output, right
+            after the call; or None.
     """
     return in_mode(report=report, outputs=outputs)

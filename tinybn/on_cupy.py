@@ -1,8 +1,9 @@
-"""CuPy's kernels for the norms, cross-entropy and the optimizers: each one saves launches.
+"""CuPy kernels for the norms, cross-entropy and the optimizers, which save launches.
 
 The formulas are those of ops/fused.py and optim.py. A batch norm takes five launches forward and
-backward, the other norms up to nine, cross-entropy four, a parameter's update one. CuPy compiles a
-kernel when it first runs, once per dtype: A is the dtype to compute in, at least float32.
+backward, the other norms up to nine, cross-entropy four, and the update of a parameter one. CuPy
+compiles a kernel when it first runs, once per dtype. In the kernels, A is the dtype to compute in,
+at least float32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tinybn.optim import SGD, Adam
 from tinybn.optimizer import Arrays, replacements
 
 KERNELS: dict[str, Callable[[Any], Any]] = {}
-"""By name, a function of the module `cupy` that makes the kernel."""
+"""Functions of the module `cupy` that make a kernel, by name."""
 
 PAIR = """
 struct Pair {
@@ -69,7 +70,7 @@ sums_of = reduction(  # Σ g and Σ g x̂
     "dy * gamma, dy * gamma * ((x - mu - rest) * r)",
     "sum = a.first, dot = a.second",
 )
-slope_of = elementwise(  # γ is inside the sums or outside
+slope_of = elementwise(  # dx; γ is either inside or outside the sums
     "slope_of",
     "A dy, A inside, A outside, A x, A mu, A rest, A r, A sum, A dot, int64 n",
     "A dx",
@@ -88,7 +89,7 @@ slope_of_losses = elementwise(
     "A dz",
     "dz = (exp(z - largest) / total - (column == label)) * (g / n)",
 )
-sgd = elementwise(  # without momentum, v can be anything
+sgd = elementwise(  # without momentum, v is ignored
     "sgd",
     "P p, G g, V v, float64 lr, float64 decay, float64 momentum, bool nesterov",
     "P q, P w",
@@ -96,7 +97,7 @@ sgd = elementwise(  # without momentum, v can be anything
     A d = g + (A)decay * p, a = momentum == 0 ? d : (A)momentum * v + d;
     q = p - (A)lr * (nesterov ? d + (A)momentum * a : a), w = a;""",
 )
-adam = elementwise(  # the decay is added to the gradient or, apart from it, to the direction
+adam = elementwise(  # `decay` is Adam's, on the gradient; `apart` is AdamW's
     "adam",
     "P p, G g, M m, V v, float64 lr, float64 correction1, float64 correction2, "
     "float64 decay, float64 apart, float64 beta1, float64 beta2, float64 eps",
@@ -140,15 +141,15 @@ def _gradients(
         sums_of(xp)(dy, gamma, x, mu, rest, r, *views, axis=axis, keepdims=True)
         return found
 
-    leaves_sums = needed[0] and axis == shared and not layout.fixed
-    wanted = leaves_sums or needed[1] or needed[2]
+    gamma_outside = needed[0] and axis == shared and not layout.fixed
+    wanted = gamma_outside or needed[1] or needed[2]
     dx: Any = None
     dbeta, dgamma = sums(1.0, shared) if wanted else (dx, dx)
     if layout.fixed and needed[0]:
         dx = normalized(xp)(dy, 0.0, 0.0, r, gamma, 0.0)
     elif needed[0]:
-        inside, outside = (1.0, gamma) if leaves_sums else (gamma, 1.0)
-        found = (dbeta, dgamma) if leaves_sums else sums(gamma, axis)
+        inside, outside = (1.0, gamma) if gamma_outside else (gamma, 1.0)
+        found = (dbeta, dgamma) if gamma_outside else sums(gamma, axis)
         total, dot = (xp.expand_dims(a, axis) for a in found)
         total = total if layout.centred else 0.0
         dx = slope_of(xp)(dy, inside, outside, x, mu, rest, r, total, dot, x.size // r.size)

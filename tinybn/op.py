@@ -5,64 +5,35 @@
     def multiply(xp, a, b):
         return a * b
 
-Called with a Tensor that requires grad, an op leaves a `Node`: where each input came from, and the
-arrays that the rules read, no others. Nodes point backwards only, so there are no cycles: a graph
-is freed with the last Tensor that refers to it. fusion.py declares fused ops.
+Each rule computes the gradient of one input from g, the gradient of the output. A call with a
+Tensor that requires grad leaves a `Node` in the graph (node.py). fusion.py declares fused ops.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 
 from tinybn import anomaly
+from tinybn.arrays import shares_memory
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
+from tinybn.node import Node, record
 from tinybn.parameters import Parameters, picker, reads
-from tinybn.tensor import Tensor, tick, wrap
+from tinybn.tensor import Tensor, time_of_change, wrap
+
+__all__ = ["Node", "Op", "Primitive", "as_array", "module_of", "primitive"]
 
 P = ParamSpec("P")
 Rule: TypeAlias = Callable[..., Any]
 """The gradient of one input, as a function of whatever it names: see `primitive`."""
 
 
-@dataclass(slots=True, eq=False)
-class Node:
-    """One recorded call of an op.
-
-    Attributes:
-        sources: per input, the Node that computed it, the leaf that it is, or None (a constant).
-        needed: per input, whether it required grad when the op was called.
-        arrays: per input, its array, or None if no rule reads it.
-        output: the output if a rule reads it, or None; of a fused op, what its forward saved.
-        shape, dtype: of the output, and so of its gradient.
-        time: when the op was called, by the clock of tensor.py.
-        line: the user's line that called it, under `detect_anomaly`.
-    """
-
-    op: Op
-    static: dict[str, Any]
-    sources: tuple[Any, ...] | None
-    needed: tuple[bool, ...]
-    arrays: list[Any] | None
-    output: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    time: int
-    line: str | None
-    _changed: ClassVar[int] = 0  # like a Tensor's; nothing can change a node
-
-    def release(self) -> None:
-        """Free what the backward pass reads: no other pass can go through this node."""
-        self.sources = self.arrays = self.output = None
-
-
 class Op:
-    """What was declared. The function that users call has it as `op`.
+    """A declared op. The function that users call holds it as its attribute `op`.
 
     Subclasses define `compute` and `gradients`.
     """
@@ -81,13 +52,13 @@ class Op:
         self.parameters = Parameters(self.name, signature, inputs)
 
     def function(self, like: Callable[..., Any], run: Callable[..., Any]) -> Any:
-        """A plain function, called like the op and otherwise like `like`, that calls `run`."""
+        """A plain function that calls `run`: the op's signature, and the docstring of `like`."""
         function = self.parameters.function(like, run)
         function.op = self
         return function
 
     def run(self, inputs: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Any]:
-        """The output, recorded if a gradient may be wanted; and what `compute` kept."""
+        """The output, recorded if it may need a gradient; and what `compute` kept."""
         xp = None
         arrays: list[Any] = []
         sources: list[Any] = []
@@ -107,7 +78,7 @@ class Op:
             owner = None if a is None and self.optional else MODULES[type(a)]
             if owner is not None and owner is not xp:
                 xp = owner if xp is None else common_module(self.name, inputs)
-        if tensors and scalars:  # NumPy's scalars count as Python's: they promote no dtype
+        if tensors and scalars:  # a NumPy scalar counts as a Python number: no promotion
             arrays = [a.item() if isinstance(a, np.generic) else a for a in arrays]
         y, kept = self.compute(xp or np, arrays, static)
         if not tensors:
@@ -115,18 +86,13 @@ class Op:
         mode = current_mode()
         if mode.anomaly:
             anomaly.check_output(self.name, y, arrays)
-        if not (mode.record and self.differentiable and True in needed):
-            return wrap(y), kept
-        for i in self.unread:
-            arrays[i] = None
-        for i in self.constant:
-            sources[i], needed[i] = None, False
-        line = anomaly.user_line() if mode.anomaly else None
-        origin = tuple(sources), tuple(needed)  # lists would take more memory
-        node = Node(self, static, *origin, arrays, kept, y.shape, y.dtype, tick(), line)
-        if mode.outputs:
-            mode.outputs(node, y)
-        return wrap(y, node), kept
+        recorded = mode.record and self.differentiable and True in needed and y.dtype.kind == "f"
+        node = record(self, arrays, sources, needed, static, y, kept, mode) if recorded else None
+        output = wrap(y, node)
+        for a in inputs:
+            if isinstance(a, Tensor) and shares_memory(y, a._data):
+                (node or output)._changed = time_of_change(a)
+        return output, kept
 
     def output(self, inputs: Sequence[Any], static: dict[str, Any]) -> Any:
         """The output alone."""
@@ -139,31 +105,32 @@ class Op:
     def gradients(
         self, needed: Sequence[bool], g: Any, y: Any, inputs: Sequence[Any], static: dict[str, Any]
     ) -> Sequence[Any]:
-        """One gradient per input, anything where none is needed. y: what `compute` kept."""
+        """One gradient per input; ignored where not `needed`. `y` is what `compute` kept."""
         raise NotImplementedError
 
 
 def primitive(
     *rules: Rule | None,
 ) -> Callable[[Callable[Concatenate[Any, P], Array]], Callable[P, Tensor]]:
-    """Make a differentiable op of an array function, given one gradient rule per input.
+    """Turn an array function into a differentiable op, given one gradient rule per input.
 
-    The op takes Tensors, arrays (constants) and numbers. Given a Tensor, it returns a Tensor and
-    records itself if a gradient may be wanted. Given none, it returns an array.
+    The op takes Tensors, arrays (constants) and numbers. Given a Tensor, it returns a Tensor, and
+    records itself if the output may need a gradient. Without any Tensor, it returns an array.
 
     Args:
         rules: a rule returns the gradient of its input, in the shape of the input or of the output;
             the engine sums over broadcast axes. Its parameters say what it reads: `g` (the gradient
-            of the output), `y` (the output), and the parameters of the function. It uses operators
-            and ops only, so that it runs on arrays and on Tensors. None: no gradient. A function of
-            `*arrays` has one rule, which may read `i`, the number of its input.
+            of the output), `y` (the output), and the parameters of the function. It uses only
+            operators and ops, so that it runs on arrays and on Tensors. None in place of a rule
+            means no gradient. A function of `*arrays` has one rule, which may read `i`, the
+            position of its input.
 
     Returns:
         A decorator for the array function, which takes the array library `xp`, the inputs, and then
         static arguments (axis, shape, eps, …).
 
     Raises:
-        TypeError: a rule reads something else, or there are more rules than inputs.
+        TypeError: a rule reads anything else, or there are more rules than inputs.
     """
 
     def decorate(forward: Callable[Concatenate[Any, P], Array]) -> Callable[P, Tensor]:
@@ -203,6 +170,10 @@ class Primitive(Op):
         self.unread = [i for i, name in enumerate(inputs) if name not in read]
         self.constant = [i for i, rule in enumerate(rules) if rule is None]
 
+    def output(self, inputs: Sequence[Any], static: dict[str, Any]) -> Any:
+        """The output alone."""
+        return self.run(inputs, static)[0]
+
     def compute(self, xp: Any, arrays: list[Any], static: dict[str, Any]) -> tuple[Any, Any]:
         try:
             y = self.forward(xp, *arrays, **static)
@@ -227,7 +198,7 @@ class Primitive(Op):
 
 
 def as_array(y: Any) -> Array:
-    """The array y. NumPy returns its scalars in place of 0-d arrays."""
+    """`y` as an array: where a result has no axes, NumPy returns a scalar."""
     return np.asarray(y) if isinstance(y, np.generic) else y
 
 

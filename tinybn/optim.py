@@ -24,7 +24,7 @@ __all__ = [
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum if wanted.
+    """Stochastic gradient descent, optionally with momentum.
 
         v ← momentum · v + g
         p ← p - lr · v        or, with nesterov, p ← p - lr · (g + momentum · v)
@@ -68,7 +68,7 @@ class Adam(Optimizer):
         v ← β₂ v + (1 - β₂) g²        v̂ = v / (1 - β₂ᵗ)
         p ← p - lr · m̂ / (√v̂ + ε)
 
-    weight_decay adds weight_decay · p to g. Every parameter counts its own steps t.
+    weight_decay adds weight_decay · p to g. Each parameter counts its own steps t.
 
     Source: Kingma & Ba 2015 (1412.6980), algorithm 1.
     """
@@ -134,10 +134,11 @@ class AdamW(Adam):
 
 
 Factor: TypeAlias = Callable[[int], float]
+"""Maps t to a factor for the learning rate; see `Schedule`."""
 
 
 class Schedule:
-    """Sets `optimizer.lr` to its first value times factor(t), where t counts calls of `step`.
+    """Sets `optimizer.lr` to its initial value times factor(t), where t counts calls of `step`.
 
     schedule = Schedule(optimizer, warmup(100, cosine(1000)))
     """
@@ -150,7 +151,7 @@ class Schedule:
         optimizer.lr = self.base_lr * factor(0)
 
     def step(self) -> None:
-        """Go on to the next t."""
+        """Advance t by 1, and set the learning rate."""
         self.t += 1
         self.optimizer.lr = self.base_lr * self.factor(self.t)
 
@@ -163,7 +164,7 @@ def step_decay(every: int, factor: float = 0.1) -> Factor:
 
 
 def cosine(total: int, floor: float = 0.0) -> Factor:
-    """A factor for `Schedule`: from 1 along half a cosine to `floor` at t = total, then constant.
+    """A factor for `Schedule`: half a cosine from 1 to `floor` at t = total, then constant.
 
     Source: Loshchilov & Hutter 2017 (1608.03983), equation 5, without restarts.
     """
@@ -173,7 +174,7 @@ def cosine(total: int, floor: float = 0.0) -> Factor:
 
 
 def warmup(steps: int, after: Factor | None = None, start: float = 0.0) -> Factor:
-    """A factor for `Schedule`: from `start` in a line to 1 at t = steps, then after(t - steps)."""
+    """A factor for `Schedule`: linear from `start` to 1 at t = steps, then after(t - steps)."""
     if steps < 1 or not 0 <= start <= 1:
         raise ValueError(f"warmup: expected steps >= 1, 0 <= start <= 1, got {steps}, {start}")
 
@@ -186,7 +187,7 @@ def warmup(steps: int, after: Factor | None = None, start: float = 0.0) -> Facto
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by one factor, min(1, max_norm / (norm + 1e-6)).
+    """Scale all gradients by the same factor, min(1, max_norm / (norm + 1e-6)).
 
     Returns:
         The norm √Σ g² of all gradients together, before scaling.
@@ -204,7 +205,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
     gradients = [p.grad.data for p in params if p.grad is not None]
     xp = module_of(gradients[0])
     wide = (g.astype(np.float32) if g.dtype == np.float16 else g for g in gradients)
-    norm = xp.sqrt(sum((g * g).sum() for g in wide))  # no stack: its copies come from the host
+    norm = xp.sqrt(sum((g * g).sum() for g in wide))  # a stack would copy from the host
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     for p, g in zip(params, gradients, strict=True):
         p.grad = wrap(g * factor.astype(g.dtype))

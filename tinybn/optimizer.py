@@ -17,23 +17,23 @@ Arrays: TypeAlias = tuple[Array, ...]
 Update: TypeAlias = Callable[..., Arrays]
 
 replacements: dict[Update, dict[Any, Update]] = {}
-"""By `update`, what an array library runs in its place: CuPy's kernels, see on_cupy.py."""
+"""For each `update`, what an array library runs instead: CuPy's kernels (on_cupy.py)."""
 
 
 class Optimizer:
-    """Parameters, a learning rate, and what is remembered of each parameter.
+    """Parameters, a learning rate, and what the optimizer remembers about each parameter.
 
-    A subclass defines `update`, names in `memory` the arrays it remembers (shaped like the
-    parameter, 0 at first), and adds to `numbers` whatever else changes from step to step.
+    A subclass defines `update`, and lists in `memory` the names of the arrays it remembers (shaped
+    like the parameter, initially 0). `numbers` returns whatever else changes from step to step.
 
     Attributes:
-        lr: The learning rate; it may be set at any time.
-        state: For each parameter its count of steps, "step", and its memory by name. A parameter
-            that never had a gradient has none.
+        lr: the learning rate; it may be set at any time.
+        state: for each parameter, its count of steps, "step", and its memory by name; empty for a
+            parameter that never had a gradient.
 
     Raises:
-        ValueError: There is no parameter, one comes twice or is not a leaf that requires grad, or a
-            number is out of its range.
+        ValueError: there are no parameters, one is given twice or is not a leaf that requires grad,
+            or a number is out of range.
     """
 
     memory: tuple[str, ...] = ()
@@ -58,30 +58,30 @@ class Optimizer:
         self.state: list[dict[str, Any]] = [{} for _ in self.params]
 
     def update(self, *arrays: Array, **numbers: Any) -> Arrays:
-        """update(p, g, *memory, **numbers): the new p and memory, given the gradient g.
+        """The new p and memory: `update(p, g, *memory, **numbers)`, where g is the gradient of p.
 
-        A pure function of these arrays and numbers and of the optimizer's settings.
+        A pure function of these arrays and numbers, and of the optimizer's settings.
         """
         raise NotImplementedError
 
     def numbers(self, step: Any) -> dict[str, Any]:
-        """The Python numbers of step 1, 2, … for `update`, made with + - * / ** alone."""
+        """The Python numbers that `update` gets at step 1, 2, …; use only + - * / ** on `step`."""
         return {"lr": self.lr}
 
     def step(self) -> None:
         """Update every parameter that has a gradient.
 
-        Each gets a new array: the old one, the gradients and the old memory stay as they are.
+        Each gets a new array: the old arrays, the gradients and the old memory do not change.
 
         Raises:
-            ValueError: A gradient has another shape than its parameter; nothing has changed.
+            ValueError: the shapes of a gradient and its parameter differ; nothing has changed.
         """
         ready = []
         for i, p in enumerate(self.params):
             if p.grad is not None:
                 array, g = p.data, p.grad.data
                 if g.shape != array.shape:
-                    raise ValueError(f"parameter {i} is {p.shape}, but its gradient {g.shape}")
+                    raise ValueError(f"parameter {i} is {p.shape}, but its gradient is {g.shape}")
                 ready.append((p, array, g, self.state[i]))
         names, before = self.memory, None
         formula: Any = getattr(self.update, "__func__", None)  # None if it is no method
@@ -90,7 +90,7 @@ class Optimizer:
             xp: Any = MODULES[type(array)]
             if not state:
                 state.update(step=0, **{name: xp.zeros_like(array) for name in names})
-            if state["step"] is not before:  # equal counts are one object, so numbers are made once
+            if state["step"] is not before:  # equal counts are one object: compute numbers once
                 before = state["step"]
                 step, numbers = before + 1, self.numbers(before + 1)
             given = array, g, *map(state.get, names)
@@ -121,7 +121,7 @@ class Optimizer:
         """Take over the `state_dict` of an optimizer like this one.
 
         Raises:
-            ValueError: It does not fit, for the reasons that the message lists; nothing changed.
+            ValueError: it does not fit, for the reasons in the message; nothing has changed.
         """
         own: dict[str, Any] = {"lr": 0.0}
         problems = [] if "lr" in state else ["no lr"]

@@ -1,4 +1,4 @@
-"""Which argument of a call is which, and what a gradient rule asks for."""
+"""Match the arguments of a call to an op's parameters, and find what a gradient rule reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 
 
 class Parameters:
-    """The parameters of an op: its `inputs`, and its static ones (axis, eps, …) with `defaults`."""
+    """The parameters of an op: its inputs, and its static parameters (axis, eps, …).
+
+    Attributes:
+        inputs: the names of the inputs.
+        variadic: whether the op takes `*arrays`.
+        defaults: the static parameters by name, with their defaults.
+        required: the static parameters without a default.
+        leading: how many inputs come first and can be given by position; None if other parameters
+            come before them, or if the op is variadic.
+        after: the positional parameters that follow the inputs.
+    """
 
     def __init__(self, op: str, signature: inspect.Signature, inputs: list[str]) -> None:
         parameters = signature.parameters.values()
@@ -25,9 +35,9 @@ class Parameters:
         self.after = positional[len(inputs) :]
 
     def function(self, like: Callable[..., Any], run: Callable[..., Any]) -> Any:
-        """A plain function with this signature, otherwise like `like`.
+        """A plain function with this signature, and the name and docstring of `like`.
 
-        It calls `run` with the inputs, and the static arguments in the order of their declaration.
+        It calls `run` with the inputs, and with the static arguments in their declared order.
         """
         bind, defaults = self.bind, self.defaults
         leading = None if self.required else self.leading
@@ -46,7 +56,10 @@ class Parameters:
     def bind(
         self, args: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
-        """Of any call that Python would accept, the same; TypeError for others."""
+        """The inputs and the static arguments of any call; TypeError if Python would reject it.
+
+        Common calls take a fast path; `inspect` handles all others.
+        """
         n, extra = self.leading, args[self.leading :]
         given = {**dict(zip(self.after, extra, strict=False)), **keywords}
         known = self.required <= given.keys() <= self.defaults.keys()
@@ -63,7 +76,10 @@ class Parameters:
 
 
 def reads(rule: Callable[..., Any], names: list[str], what: str) -> list[int]:
-    """Which of `names` a rule reads. A parameter with a default and another name keeps that."""
+    """The positions in `names` of what a rule reads.
+
+    A parameter that is not in `names` must have a default, and keeps it.
+    """
     found: list[int] = []
     for position, p in enumerate(inspect.signature(rule).parameters.values()):
         by_position = p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
@@ -75,7 +91,7 @@ def reads(rule: Callable[..., Any], names: list[str], what: str) -> list[int]:
 
 
 def picker(reads: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """A function that picks these items out of a tuple, as a tuple."""
+    """A function that returns these items of a tuple, as a tuple."""
     if len(reads) > 1:
         return itemgetter(*reads)
     return itemgetter(slice(reads[0], reads[0] + 1) if reads else slice(0))

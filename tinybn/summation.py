@@ -1,4 +1,4 @@
-"""Sums that keep their digits."""
+"""Sums and means with little rounding error."""
 
 from __future__ import annotations
 
@@ -10,27 +10,40 @@ import numpy as np
 from tinybn.backend import MODULES
 
 FEW = 64
-"""So many terms may be added in float32: rounding costs a few ULP."""
+"""Sums of up to this many terms stay in float32, which costs only a few ULP."""
 
 
-NARROW = {np.dtype(np.float16), np.dtype(np.float32)}
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
 def add_up(a: Any, axis: Any, keepdims: bool) -> Any:
-    """Σ a over an axis, several, or all (None), in the dtype of a; of an array or a Tensor.
-
-    NumPy adds rows one after another, so the sum of N rows loses up to √N ULP of float32, or more.
-    Long sums therefore accumulate in float64. (A GPU adds in a tree, which loses log N.)
-    """
-    if a.size > FEW and a.dtype in NARROW and _terms(a, axis) > FEW and _on_numpy(a):
-        return a.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(a.dtype)
-    return a.sum(axis=axis, keepdims=keepdims)
+    """Σ a over an axis, several, or all (None), in the dtype of a; of an array or a Tensor."""
+    dtype = _accumulator(a, axis)
+    if dtype is None:
+        return a.sum(axis=axis, keepdims=keepdims)
+    return a.sum(axis=axis, keepdims=keepdims, dtype=dtype).astype(a.dtype)
 
 
 def average(a: Any, axis: Any, keepdims: bool) -> Any:
-    """The mean, by `add_up`."""
-    total = add_up(a, axis, keepdims)
-    return total / (a.size // total.size)
+    """The mean of an array, also where the sum is too large for its dtype."""
+    dtype = _accumulator(a, axis)
+    total = a.sum(axis=axis, keepdims=keepdims, dtype=dtype)
+    n = a.size // total.size
+    return total / n if dtype is None else (total / n).astype(a.dtype)
+
+
+def _accumulator(a: Any, axis: Any) -> Any:
+    """The dtype in which a sum of a accumulates, if not in its own.
+
+    NumPy adds rows one after another, so the sum of N rows loses up to √N ULP of float32, or more.
+    Long sums therefore accumulate in float64. (A GPU adds in a tree, which loses log N.) float16
+    always accumulates in more.
+    """
+    if a.dtype == HALF and type(a) in MODULES:
+        return np.float64 if _on_numpy(a) else np.float32
+    if a.size > FEW and a.dtype == SINGLE and _terms(a, axis) > FEW and _on_numpy(a):
+        return np.float64
+    return None
 
 
 def _on_numpy(a: Any) -> bool:
@@ -38,7 +51,7 @@ def _on_numpy(a: Any) -> bool:
 
 
 def _terms(a: Any, axis: Any) -> int:
-    """How many elements of a go into each sum; 0 for a bad axis, about which `sum` complains."""
+    """The number of terms in each sum; 0 for a bad axis, which `sum` will reject."""
     if axis is None:
         return a.size
     try:

@@ -3,8 +3,9 @@
 A Tensor is a *leaf*, made by `tensor(...)`, or the output of a recorded op. An output knows the
 Node that made it (`_node`, see op.py). A leaf has none; it is where gradients end up.
 
-Every recorded op, and every change of a leaf's array, takes a tick of one clock. So a backward pass
-knows in which order things were computed, and whether an array changed after an op had read it.
+One clock ticks at every recorded op and every change of an array through `data`. A backward pass
+therefore knows the order in which ops ran, and whether an array changed after an op read it.
+Tensors that share memory (views, `detach()`) share the time of its last change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
-from tinybn.arrays import new_array
+from tinybn.arrays import holds, new_array
 from tinybn.backend import MODULES, Array
 
 if TYPE_CHECKING:
@@ -28,31 +29,30 @@ else:
 tick: Callable[[], int] = itertools.count(1).__next__
 
 Input: TypeAlias = "Tensor | Array"
-"""What an op takes: Tensors, and arrays, which are constants."""
+"""What an op takes: a Tensor, or an array, which is a constant."""
 
 Operand: TypeAlias = "Tensor | Array | float"
-"""What an elementwise op takes: numbers, too."""
+"""What an elementwise op takes: a Tensor, an array or a number."""
 
 Axis: TypeAlias = int | tuple[int, ...] | None
-"""What a reduction reduces: one axis, several, or all of them."""
+"""The axes of a reduction: one, several, or all of them (None)."""
 
 
 class Tensor(Methods):
     """An array with a gradient. `Tensor(...)` and `tb.tensor(...)` are the same call.
 
     Args:
-        data: a Tensor, an array (of NumPy, CuPy, or any library with DLPack), a number, or nested
-            lists of numbers; it is copied. Lists and Python numbers become float32. Arrays and
-            NumPy scalars keep their dtype.
-        dtype: another dtype.
+        data: a Tensor, an array of any library, a number, or nested lists of numbers; it is copied.
+            Lists and Python numbers become float32. Arrays and NumPy scalars keep their dtype.
+        dtype: the dtype to convert to.
         requires_grad: whether backward passes compute its gradient; needs a floating-point dtype.
-        backend: "numpy" or "cupy"; by default what `use_backend` says, or else where `data` lives.
+        backend: "numpy" or "cupy"; by default the one of `use_backend`, or else the one of `data`.
 
     Attributes:
         grad: a leaf's gradient, which backward passes add to; a Tensor, or None.
 
     Raises:
-        TypeError: `data` holds no real numbers, or `requires_grad` needs another dtype.
+        TypeError: `data` holds no real numbers, or its dtype can't require grad.
     """
 
     __slots__ = ("__weakref__", "_changed", "_data", "_node", "_tracked", "grad")
@@ -73,30 +73,38 @@ class Tensor(Methods):
     ) -> None:
         if isinstance(data, Tensor):
             data = data._data
-        elif isinstance(data, list | tuple) and any(isinstance(item, Tensor) for item in data):
+        elif holds(data, Tensor):
             raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
         self._data = new_array(data, dtype, backend or backends.default())
         self._node: Any = None
-        self._changed = 0
+        self._changed: list[int] | None = None
         self._tracked = False
         self.grad = None
         self.requires_grad = requires_grad
 
     @property
     def data(self) -> Array:
-        """The array. Setting it (also by `t.data -= a`) is a change that backward notices."""
+        """The array. A backward pass notices if it was set, also by `t.data -= a`. It does not
+        notice writes into the array, such as `t.data[0] = 1`.
+        """
         return self._data
 
     @data.setter
     def data(self, array: Array) -> None:
-        if MODULES[type(array)] is None:
-            raise TypeError(f"data must be an array, got {type(array).__name__}")
+        if array is self._data:  # and has changed, as by `t.data -= a`
+            time_of_change(self)[0] = tick()
+            return
+        if isinstance(array, Tensor) or MODULES[type(array)] is None:
+            raise TypeError(
+                f"data must be an array, got {type(array).__name__}: use the `data` of a Tensor, "
+                "as in p.data -= lr * p.grad.data"
+            )
         if self._node is not None:
-            raise ValueError("the data of an op's output can't be set: detach() it first")
+            raise ValueError("the data of an op's output can't be replaced: detach() it first")
         if self._tracked and array.dtype.kind != "f":
             raise _not_differentiable(array.dtype)
         self._data = array
-        self._changed = tick()
+        self._changed = [tick()]
 
     @property
     def requires_grad(self) -> bool:
@@ -129,7 +137,7 @@ class Tensor(Methods):
 
     @property
     def backend(self) -> str:
-        """ "numpy" or "cupy"."""
+        """Where the array lives: "numpy" or "cupy"."""
         return backends.name_of(self._data)
 
     def numpy(self) -> np.ndarray:
@@ -139,17 +147,27 @@ class Tensor(Methods):
     def item(self) -> float:
         """The value of a Tensor with one element, as a Python number."""
         if self.size != 1:
-            raise ValueError(
-                f"item() needs exactly one element, this Tensor has shape {self.shape}"
-            )
+            raise ValueError(f"item() needs exactly one element, got shape {self.shape}")
         return self._data.item()
 
     def detach(self) -> Tensor:
         """The same array as a leaf without history: no gradient flows through it."""
-        return wrap(self._data)
+        leaf = wrap(self._data)
+        leaf._changed = time_of_change(self)
+        return leaf
+
+    def __copy__(self) -> Tensor:
+        leaf = self.detach()
+        leaf._tracked = self._tracked
+        return leaf
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        """For np.asarray(tensor): a copy without history; with copy=False, the array itself."""
+        """For np.asarray(tensor): a copy; with copy=False, the array itself."""
+        if self._tracked:
+            raise TypeError(
+                "a Tensor that requires grad would lose its history in NumPy: use an op of tb.ops, "
+                "or detach() it"
+            )
         if self.backend != "numpy":
             raise TypeError("a CuPy Tensor is not converted silently: use .numpy()")
         return np.array(self._data, dtype=dtype, copy=copy is not False)
@@ -159,7 +177,7 @@ class Tensor(Methods):
         if self._tracked:
             raise BufferError(
                 "a Tensor that requires grad can't be exported: its gradient would be lost, and "
-                "nobody would notice changes of its memory: use detach()"
+                "changes to its memory would go unnoticed: use detach()"
             )
         return self._data.__dlpack__(**options)
 
@@ -207,10 +225,17 @@ def wrap(array: Array, node: Any = None) -> Tensor:
     out = Tensor.__new__(Tensor)
     out._data = array
     out._node = node
-    out._changed = 0
+    out._changed = None
     out._tracked = node is not None
     out.grad = None
     return out
+
+
+def time_of_change(tensor: Tensor) -> list[int]:
+    """When the memory of a Tensor last changed: a list, which all that share the memory share."""
+    holder = tensor._node or tensor
+    holder._changed = holder._changed or [0]
+    return holder._changed
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
@@ -220,6 +245,6 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 def _not_differentiable(dtype: np.dtype) -> TypeError:
     return TypeError(
-        f"only floating-point Tensors can require gradients, this one is {dtype}: "
-        "give dtype=np.float32"
+        f"only floating-point Tensors can require gradients, and this one is {dtype}: "
+        "pass dtype=np.float32"
     )

@@ -1,13 +1,14 @@
 """The walk back through what was recorded.
 
-It takes the recorded nodes newest first. For each input of a node that needs a gradient, it
-calls the rule of that input with the node's own, complete gradient g, and adds the result to what
-other ops contributed to the input:
+It visits the recorded nodes newest first. By the time it reaches a node, the gradient g of the
+node's output is complete, because every op that read this output is newer. For each input that
+needs a gradient, it calls the rule of that input with g, and adds the result, a contribution, to
+those of other ops:
 
     dL/d(input) = Σ over the ops that read it of rule(dL/d(output))             (the chain rule)
 
 The same rules run on arrays, at NumPy's speed, and under `create_graph=True` on Tensors, where
-every op of the walk is recorded like any other op and can be differentiated again.
+every op of the walk is recorded like any other and can be differentiated again.
 
 Source: Griewank & Walther, Evaluating Derivatives (2nd ed.), chapter 3; Linnainmaa, BIT 16 (1976).
 """
@@ -27,12 +28,12 @@ from tinybn.tensor import Tensor, wrap
 
 
 class Contribution(NamedTuple):
-    """What one op added to the gradient of one of its inputs.
+    """What one op adds to the gradient of one of its inputs.
 
     Attributes:
         node: the recorded op.
-        input: the number of its input.
-        source: the node that computed this input, or the leaf that it is.
+        input: the position of the input.
+        source: the node that computed this input, or the leaf itself.
         upstream: the gradient of the op's output.
         value: `upstream` times the local derivative, in the shape of the input. Both are arrays
             (Tensors under create_graph) and must not be changed.
@@ -52,10 +53,14 @@ def walk(
     graph: bool,
     wanted: set[Any] | None = None,
 ) -> dict[Any, Tensor]:
-    """The gradients of the leaves, or of what is `wanted`, by the chain rule back from the seeds.
+    """The gradients of the leaves, or of what is `wanted`, by the chain rule.
 
-    seeds: the gradients to start from, by node or leaf. nodes: those behind the seeds, newest
-    first. retain: free nothing on the way. graph: record the walk; its gradients are Tensors then.
+    Args:
+        seeds: the gradients to start from, by node or leaf.
+        nodes: the nodes that the seeds were computed from, newest first.
+        retain: keep what the nodes hold; otherwise each is freed once it has been visited.
+        graph: record the walk itself; the gradients are then Tensors with a history.
+        wanted: the nodes and leaves whose gradients to return; None means every leaf.
     """
     totals: dict[Any, Any] = dict(seeds) if graph else {key: g._data for key, g in seeds.items()}
     goal = None
@@ -70,7 +75,7 @@ def walk(
             for i, source, value in contributions(node, g, goal, mode):
                 if mode.report:
                     mode.report(Contribution(node, i, source, g, value))
-                # Never +=, for others may hold that array.
+                # Never +=: something else may hold this array.
                 totals[source] = totals[source] + value if source in totals else value
             if not retain:
                 node.release()
@@ -105,7 +110,10 @@ def newest_first(seeds: Iterable[Any], wanted: Collection[Any] = ()) -> list[Nod
 
 
 def _leading_to(wanted: set[Any], nodes: list[Node]) -> tuple[list[Node], set[Any]]:
-    """The nodes through which a gradient reaches something wanted, newest first; they and that."""
+    """The nodes that lead from the seeds to something wanted, newest first.
+
+    Also returns the goal: the set of these nodes and everything wanted.
+    """
     way: list[Node] = []
     goal = set(wanted)
     for node in reversed(nodes):
@@ -118,29 +126,27 @@ def _leading_to(wanted: set[Any], nodes: list[Node]) -> tuple[list[Node], set[An
 def contributions(
     node: Node, g: Any, goal: set[Any] | None, mode: Mode
 ) -> Iterator[tuple[int, Node | Tensor, Any]]:
-    """What a node with the gradient g adds to its inputs: their numbers, sources and gradients.
+    """The contributions of a node whose output has the gradient g: (position, source, value) each.
 
-    goal: only these inputs need it; None means all.
+    goal: the sources that need a contribution; None means all that require grad.
     """
     sources, arrays, needed = node.sources, node.arrays, node.needed
     assert sources is not None
     assert arrays is not None
     if goal is not None:
         needed = tuple(need and s in goal for need, s in zip(needed, sources, strict=True))
+    if node.output is not None and _has_changed(node, node.time):
+        raise _stale(f"the output of {node.op.name!r}")
     if mode.record:
         values = _recorded_gradients(node, g, needed)
     else:
-        g = g._data if type(g) is Tensor else g  # from a rule that multiplies by a Tensor
+        g = g._data if type(g) is Tensor else g  # a rule may have multiplied by a Tensor
         values = node.op.gradients(needed, g, node.output, arrays, node.static)
     for i, source in enumerate(sources):
         if source is None:
             continue
-        if source._changed > node.time and arrays[i] is not None:
-            raise RuntimeError(
-                f"input {i} of {node.op.name!r} was changed in place after the op read it (by an "
-                "optimizer step, load_state_dict, …), but its backward pass needs the old values: "
-                "run backward before the change, or forward again after it"
-            )
+        if arrays[i] is not None and _has_changed(source, node.time):
+            raise _stale(f"input {i} of {node.op.name!r}")
         if not needed[i]:
             continue
         value = values[i]
@@ -152,15 +158,27 @@ def contributions(
         yield i, source, value
 
 
+def _has_changed(source: Node | Tensor, time: int) -> bool:
+    return source._changed is not None and source._changed[0] > time
+
+
+def _stale(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what} was changed in place after the op read it (by an optimizer step, "
+        "load_state_dict, …), but its backward pass needs the old values: run backward before the "
+        "change, or forward again after it"
+    )
+
+
 def _recorded_gradients(node: Node, g: Tensor, needed: Sequence[bool]) -> Sequence[Any]:
-    """One gradient per input, as a Tensor: by the op's rules, or those of its composition."""
+    """One gradient per input, as a Tensor. A fused op uses the rules of its composition."""
     inputs = [
         wrap(array, source) if isinstance(source, Node) else array if source is None else source
         for source, array in zip(node.sources or (), node.arrays or (), strict=True)
     ]
     if not isinstance(node.op, FusedOp):
         return node.op.gradients(needed, g, wrap(node.output, node), inputs, node.static)
-    # A Tensor that is given twice is two inputs, with a gradient each.
+    # The same Tensor given twice is two inputs, each with its own gradient.
     inputs = [_same(x) if isinstance(x, Tensor) else x for x in inputs]
     wanted = {x._node for x, need in zip(inputs, needed, strict=True) if need}
     seeds = {node.op.compose(inputs, node.static)._node: g}
@@ -170,18 +188,19 @@ def _recorded_gradients(node: Node, g: Tensor, needed: Sequence[bool]) -> Sequen
 
 @primitive(lambda g: g)
 def _same(xp: Any, a: Any) -> Any:
+    """a, under a node of its own."""
     return a
 
 
 def _fit(value: Any, like: Any, node: Node, i: int) -> Any:
-    """`value` in the dtype of input i, summed over the axes along which that was broadcast."""
+    """`value` in the dtype of input i, summed over the axes along which the input was broadcast."""
     try:
         if value.shape != like.shape:
             value = _unbroadcast(value, like.shape)
         if value.dtype != like.dtype:
             if like.dtype == node.dtype and not isinstance(node.op, FusedOp):
                 raise ValueError(f"its dtype is {value.dtype}")
-            value = value.astype(like.dtype)  # back from the dtype that the op computed in
+            value = value.astype(like.dtype)  # from the dtype that the op computed in
     except (AttributeError, ValueError) as error:
         raise TypeError(
             f"rule {i} of {node.op.name!r} gave no gradient for an input of {like.dtype} "

@@ -1,11 +1,16 @@
 """Steps that are hard to record: each does what the eager step does, or is refused."""
 
+import os
 import random
+import signal
 import threading
 import time
-from collections import OrderedDict, deque
+import weakref
+from array import array
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -399,6 +404,15 @@ def test_settings_that_are_equal(other, backend):
     assert_same(make, backend)
 
 
+def test_numbers_are_of_their_type():
+    def step(x, k):
+        return x * k if isinstance(k, float) else x + k
+
+    run = tb.compile(step, backend="numpy")
+    for k in (2.0, 3.0, 4.0, 2, 3, 4):
+        np.testing.assert_array_equal(run(X[0], k), step(X[0], k))
+
+
 def test_zeros_have_signs():
     def make():
         zero = 0.0
@@ -543,9 +557,75 @@ def that_are_not_there():
     )
 
 
+def of_an_overriding_class():
+    class Base:
+        k = 1.0
+
+    class Scale(Base):
+        pass
+
+    scale = Scale()
+    return (lambda x: x * scale.k), lambda k: setattr(Scale, "k", k) if k > 1 else None
+
+
+def of_another_class():
+    def of(value):
+        return type("Scale", (), {"k": value})
+
+    scale = of(1.0)()
+    return (lambda x: x * scale.k), lambda k: setattr(scale, "__class__", of(k))
+
+
+def in_containers_of_the_library():
+    below = {"k": 1.0}
+    containers = [UserDict(below), ChainMap({}, below), MappingProxyType(below)]
+
+    def put(k):
+        containers[0]["k"] = below["k"] = k
+
+    return (lambda x: x * sum(c["k"] for c in containers)), put
+
+
+def in_a_user_list():
+    values = UserList([1.0])
+    return (lambda x: x * values[0]), lambda k: values.__setitem__(0, k)
+
+
+def in_bytes():
+    values = bytearray(1), array("d", [0.0])
+    return (lambda x: x * (values[0][0] + values[1][0])), (
+        lambda k: [v.__setitem__(0, type(v[0])(k)) for v in values]
+    )
+
+
+def in_arrays_of_other_dtypes():
+    names, things = np.array(["1.0"]), np.array([1.0, None])
+
+    def put(k):
+        names[0], things[0] = str(k), k
+
+    return (lambda x: x * float(names[0]) * things[0]), put
+
+
+def behind_a_weak_reference():
+    class Options:
+        k = 1.0
+
+    options = Options()
+    reference = weakref.ref(options)
+    return (lambda x: x * reference().k), lambda k: setattr(options, "k", k)
+
+
+def of_a_context():
+    variable = ContextVar("k", default=1.0)
+    return (lambda x: x * variable.get()), variable.set
+
+
 PLACES = [
     of_a_property, of_an_object_that_is_called, of_a_class, of_a_class_itself, of_a_base_class,
     of_slots, of_a_module, of_a_function, of_defaults, of_a_set, by_getattr, that_are_not_there,
+    of_an_overriding_class, of_another_class, in_containers_of_the_library, in_a_user_list, in_bytes,
+    in_arrays_of_other_dtypes, behind_a_weak_reference, of_a_context,
 ]  # fmt: skip
 
 
@@ -711,3 +791,26 @@ def test_threads_that_share_a_model():
             thread.join()
     assert not errors
     assert type(w.data) is np.ndarray
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_runs_a_step():
+    inside, resume = threading.Event(), threading.Event()
+
+    def slow(x):
+        inside.set()
+        resume.wait(0.2)
+        return x * 2
+
+    run = tb.compile(lambda x: x * 2, backend="numpy")
+    run(X[0])
+    thread = threading.Thread(target=tb.compile(slow, backend="numpy"), args=[X[0]])
+    thread.start()
+    inside.wait()
+    if not (child := os.fork()):
+        signal.alarm(5)
+        os._exit(0 if np.array_equal(run(X[1]), X[1] * 2) else 1)
+    resume.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

@@ -477,14 +477,25 @@ def test_bad_options():
         tb.compile(3)
 
 
-def test_without_numba_numpy_runs_the_program_after_one_warning(monkeypatch):
+@pytest.mark.parametrize(
+    ("version", "problem"), [(None, "not installed"), ("0.61.2", r"0.61.2 is older than 0\.62")]
+)
+def test_without_a_recent_numba_numpy_runs_the_program_after_one_warning(
+    version, problem, monkeypatch
+):
     from tinybn.program import compiled
 
-    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    def version_of(name):
+        if not version:
+            raise compiled.importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(compiled.importlib.metadata, "version", version_of)
     compiled._has_numba.cache_clear()
     expected, _ = trained(STEPS["batch"])
     try:
-        with pytest.warns(UserWarning, match=r"pip install 'tinybn\[compile\]'") as caught:
+        message = rf"{problem}.*pip install 'tinybn\[compile\]'"
+        with pytest.warns(UserWarning, match=message) as caught:
             found = [trained(STEPS["batch"], tb.compile)[0] for _ in range(2)]
         assert len(caught) == 1
         for one in found:

@@ -71,7 +71,7 @@ def test_numbers_are_not_there_yet(name):
     assert f"{__file__}:{line}:" in message
 
 
-ONCE_MORE = r"test_errors.py:\d+: this computes something else when the step runs once more"
+ONCE_MORE = r"test_errors.py:\d+: this computes something else when the step runs again"
 
 
 def test_an_array_drawn_by_numpy():
@@ -232,6 +232,13 @@ def test_masks():
     refused(
         lambda x, y, loss, m, o: x[x > 0], "a mask selects depends on numbers: use tb.ops.where"
     )
+
+
+def test_methods_that_are_not_recorded():
+    run = tb.compile(lambda x: (tb.tensor(x) > 0).data.all())
+    run(BATCHES[0][0])
+    with pytest.raises(RecordingError, match=r"test_errors\.py:\d+: an array's \.all\(\) is not"):
+        run(BATCHES[0][0])
 
 
 def test_functions_that_are_not_recorded():

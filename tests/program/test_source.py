@@ -269,10 +269,10 @@ def test_the_command():
     recorded, passed = text.split("After the passes")
     assert max(map(len, text.splitlines())) <= 200
     for part, sums in ((recorded, (7, 5)), (passed, (5, 5))):
-        found = re.search(r"composed of primitives: \d+ lines, (\d+) sums +closed form: \d+ lines, (\d+) sums", part)  # fmt: skip
+        found = re.search(r"composition: \d+ lines, (\d+) sums +closed form: \d+ lines, (\d+) sums", part)  # fmt: skip
         assert tuple(map(int, found.groups())) == sums
         assert part.count("def step(") == part.count("return d_x") == 2
-        left = part.index("closed form:") - part.index("composed of")
+        left = part.index("closed form:") - part.index("composition:")
         columns = [(row[:left], row[left:]) for row in part.splitlines() if "sum(" in row]
         counted = [sum("sum(" in column[k] for column in columns) for k in (0, 1)]
         assert tuple(counted) == sums

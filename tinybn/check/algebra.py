@@ -1,14 +1,14 @@
 """Exact arithmetic with symbols: polynomials, roots, quotients, exponentials and logarithms.
 
-Every number is one of SymPy's polynomials with rational coefficients. Anything that is not a
-polynomial gets a symbol of its own, which stands for a function of another polynomial v:
+Every number is a SymPy polynomial with rational coefficients. Anything that is not a polynomial
+gets its own symbol, which denotes a function of another polynomial v:
 
     root      r = 1/√v, so r² v = 1 and √v = r v         exp   e = exp v
     quotient  q = 1/v,  so q v = 1                       log   l = log v
 
-A maximum becomes a peak: a symbol for any number. Programs subtract it only to avoid overflow, so
-it must cancel. SymPy adds, multiplies and differentiates the polynomials; this file knows the rules
-for roots, quotients, exponentials and logarithms.
+A maximum becomes a *peak*, a symbol that may be any number: programs subtract it only to avoid
+overflow, so it must cancel. SymPy adds, multiplies and differentiates the polynomials; this file
+has the rules for roots, quotients, exponentials and logarithms.
 
 Source: Davenport, Siret & Tournier, Computer Algebra (2nd ed., 1993), chapter 2.
 """
@@ -21,10 +21,10 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 Polynomial: TypeAlias = Any
-"""SymPy's PolyElement, which has no types."""
+"""SymPy's PolyElement, which is untyped."""
 
 EPS = 0.0009765629656612873
-"""Programs are recorded with this eps, which occurs nowhere else: it is read as the symbol ε."""
+"""Programs are recorded with this eps. No other constant equals it, so it is read as symbol ε."""
 
 
 VALUES: dict[str, Callable[..., Any]] = {
@@ -38,11 +38,11 @@ VALUES: dict[str, Callable[..., Any]] = {
 
 
 class Algebra:
-    """Symbols and what they stand for.
+    """Symbols and their meanings.
 
-    The first `free` symbols stand for any number; the very first is ε. Programs add symbols with a
-    meaning as they need them: one of the kinds above, and the v that it is a function of (several,
-    of a peak). Then `ring`, SymPy's polynomials in all symbols, grows.
+    The first `free` symbols may be any number; the very first is ε. Programs add symbols with a
+    meaning as they need them: one of the kinds above, and the v that it is a function of (a peak
+    has several). With each, `ring`, SymPy's polynomials in all symbols, grows.
     """
 
     def __init__(self, free: int) -> None:
@@ -58,7 +58,7 @@ class Algebra:
         self.meanings: dict[int, tuple[str, tuple[Polynomial, ...]]] = {}
 
     def polynomial(self, number: Any) -> Polynomial:
-        """A polynomial in today's ring.
+        """A number or polynomial, as a polynomial in the current ring.
 
         A float becomes the simplest fraction that rounds to it: 1/6 for 0.16666666666666666.
         """
@@ -100,14 +100,14 @@ class Algebra:
         return self.symbol("quotient", v) / a.LC
 
     def product(self, *factors: Polynomial) -> Polynomial:
-        """Π factors, in today's ring."""
+        """Π factors, in the current ring."""
         return math.prod(map(self.polynomial, factors), start=self.polynomial(1))
 
     def power(self, a: Polynomial, exponent: float) -> Polynomial:
-        """a to a whole number."""
+        """a to the power of a whole number."""
         n = int(exponent)
         if n != exponent:
-            raise TypeError(f"a proof knows powers of whole numbers only, got {exponent}")
+            raise TypeError(f"a proof can only handle whole powers, got {exponent}")
         return a**n if n >= 0 else self.inverse(a) ** -n
 
     def sqrt(self, v: Polynomial) -> Polynomial:
@@ -132,8 +132,8 @@ class Algebra:
     def is_zero(self, a: Polynomial) -> bool:
         """Whether a is 0 for all numbers.
 
-        Replace r² and q by 1/v and multiply by a power of v, which is not 0; for each symbol,
-        newest first. If that leaves the polynomial 0, a is 0.
+        For each symbol, newest first, replace r² and q by 1/v, and multiply by a power of v, which
+        is not 0. If that leaves the polynomial 0, a is 0.
         """
         a = self.polynomial(a)
         for i, (kind, (v, *_)) in reversed(self.meanings.items()):

@@ -1,4 +1,4 @@
-"""Inputs for comparing fused ops: all layouts of x, and the corners where digits get lost."""
+"""Inputs for comparing fused ops: all layouts of x, and the hard cases that lose digits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinybn.fusion import FUSED
 
 
 class Case(NamedTuple):
-    """A call of a fused op; the label gives the shape of x, and what is special about it."""
+    """A call of a fused op. The label says the shape of x, and what is special about the call."""
 
     op: str
     label: str
@@ -24,7 +24,7 @@ def cases() -> list[Case]:
     """Inputs for `compare`: at least one case for every op in the registry.
 
     Raises:
-        LookupError: If an op has none.
+        LookupError: an op has none.
     """
     return _complete([*_norms(), *_others()])
 
@@ -33,10 +33,10 @@ def small_cases(n: int) -> list[Case]:
     """Inputs for `prove`, which reads only their shapes.
 
     Args:
-        n: How many values are normalized together or added up, or how many classes there are.
+        n: how many values are normalized together or added up, or how many classes there are.
 
     Raises:
-        LookupError: If an op has no case.
+        LookupError: an op has no case.
     """
     samples, part = (2 if n < 5 else 1), 2 - n % 2
 
@@ -64,14 +64,14 @@ def small_cases(n: int) -> list[Case]:
 
 def _complete(declared: list[Case]) -> list[Case]:
     if missing := FUSED.keys() - {case.op for case in declared}:
-        raise LookupError(f"no cases to compare {', '.join(sorted(missing))} on: declare some here")
+        raise LookupError(f"no cases for {', '.join(sorted(missing))}: declare some in cases.py")
     return declared
 
 
 CHANNELS, LAST = slice(1, 2), slice(-1, None)
 
-# Op, keywords, the axes of gamma, one of the parts that are normalized together, shapes of x.
-# Every corner is tried on the first shape.
+# Op, keywords, the axes of gamma, the index of one part that is normalized together, shapes of x.
+# The hard cases use the first shape.
 NORMS: list[tuple[str, dict[str, Any], slice, Any, list[tuple[int, ...]]]] = [
     ("batch_norm", {}, CHANNELS, np.s_[:, :1],
      [(6, 4), (2, 3), (6, 1), (3, 4, 5), (2, 3, 2, 2), (64, 32)]),

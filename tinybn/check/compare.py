@@ -29,11 +29,11 @@ and returns [[output], [gradient of each input], …].
 class Row(NamedTuple):
     """How far one result of one method is from the reference.
 
-    method is "fused", "composition", "differences" or the name of a rival; order 0 is the output.
-    max_abs is the largest error, and max_rel the same as a fraction of the largest element. max_ulp
-    and median_ulp are in units of ε times the scale of the result (see `_reference`), and limit is
-    the largest max_ulp that is right. verdict is "ok", or what is wrong. Rivals have no backend and
-    no verdict ("").
+    method is "fused", "composition", "differences" or the name of a rival. Order 0 is the output.
+    max_abs is the largest error, and max_rel is that error divided by the largest element. max_ulp
+    and median_ulp are errors in units of ε times the scale of the result (see `_reference`); limit
+    is the largest max_ulp allowed. verdict is "ok", or says what is wrong. For a rival, backend and
+    verdict are "".
     """
 
     op: str
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 class Exact(NamedTuple):
-    """A result of the reference: its order, whose gradient it is, its value and its scale."""
+    """A result of the reference: order, input whose gradient it is, value and scale."""
 
     order: int
     input: str
@@ -74,34 +74,34 @@ def compare(
     """Measure a fused op's closed form and its composition against a more precise reference.
 
     The reference is the composition in `EXACT`. Finite differences, which rely on no gradient rule,
-    check its rules. Shapes and dtypes are compared before numbers. These errors are right:
+    check its rules. Shapes and dtypes are compared before numbers. These errors are allowed:
 
         float64                1e-12 of the scale, at every order
         float32, orders 0, 1   16 ULP for the closed form, 128 for the composition
-        float32, above         128 ULP, plus 64 times those that the composition loses in float64:
-                               cancellation costs every dtype the same number of its ULP
+        float32, order 2 up    128 ULP, plus 64 times the ULP that the composition loses in
+                               float64: cancellation costs the same number of ULP in any dtype
         differences            8 times their own error bound, plus 1e-10 of the scale
 
-    Where `EXACT` is no more precise than float64, float64 is compared with the composition in
-    float64, and the loss is measured in float32.
+    Where `EXACT` is no more precise than float64, the reference is in float64, and the loss is
+    measured in float32.
 
     Args:
-        op: A fused op, or its name.
-        inputs: The op's inputs, rounded to float32 first, so that all dtypes get the same numbers.
-        static: The op's keywords.
-        orders: The highest order of derivatives.
-        dtypes: The dtypes to run the op in.
-        backends: Where to run it.
-        differences: Whether to check finite differences, too (slow above a hundred elements).
-        rivals: Other implementations by name, which get no verdict.
-        rng: Draws the weights of the derivatives; `np.random.default_rng(0)` by default.
+        op: a fused op, or its name.
+        inputs: the op's inputs, rounded to float32 first, so that all dtypes get the same numbers.
+        static: the op's keywords.
+        orders: the highest order of derivatives.
+        dtypes: the dtypes to run the op in.
+        backends: where to run it.
+        differences: whether to check finite differences, too (slow above a hundred elements).
+        rivals: other implementations by name; they get no verdict.
+        rng: draws the weights of the derivatives; `np.random.default_rng(0)` by default.
 
     Returns:
-        A row per dtype, backend, method, order and input.
+        One row per dtype, backend, method, order and input.
 
     Raises:
-        TypeError: If the op is not fused.
-        ValueError: If an input is not an array of finite floating-point numbers.
+        TypeError: the op is not fused.
+        ValueError: an input is not an array of finite floating-point numbers.
     """
     fused = fused_op("compare", op)
     arrays = [_rounded(x) for x in inputs]
@@ -156,7 +156,7 @@ def compare(
 
 
 def fused_op(asked: str, op: Fused[...] | str) -> FusedOp:
-    """A fused op, given as it is or by name; TypeError names the function that `asked` for it."""
+    """A fused op, given itself or by name; the TypeError names the function that `asked`."""
     found = FUSED.get(op) if isinstance(op, str) else getattr(op, "op", None)
     if not isinstance(found, FusedOp):
         what = repr(op) if isinstance(op, str) else getattr(op, "__name__", type(op).__name__)
@@ -217,11 +217,11 @@ def _reference(
 ) -> list[Exact]:
     """The results of the composition, in the dtype of xs.
 
-    The scale of a gradient is its largest element, or the largest of the terms that add up to it:
-    the contributions to x, and to whatever is x but for a shift, such as d = x - μ. In batch norm,
-    dx is what remains when the mean and the part along x̂ are taken from a much larger gradient; in
-    a batch of two nothing remains. Above the first order, the scale is at least that of the order
-    below by the largest element of x: a gradient that is zero in exact arithmetic has no other.
+    The scale of a gradient is its largest element or, if that is larger, the largest term that adds
+    up to it: a contribution to x, or to a shifted x such as d = x - μ. (In batch norm, dx is what
+    remains of a much larger gradient without its mean and its part along x̂; in a batch of two,
+    nothing remains.) From order 2 on, the scale is at least that of the order below divided by the
+    largest element of x, because a gradient may be zero in exact arithmetic.
     """
     with use_fused(False):
         y = fn(*xs).numpy()
@@ -231,7 +231,7 @@ def _reference(
         terms: dict[Any, float] = {}
 
         def see(c: Contribution, terms: dict[Any, float] = terms) -> None:
-            if not isinstance(c.value, Tensor):  # otherwise it is recorded: of a lower order
+            if not isinstance(c.value, Tensor):  # a Tensor is of a lower order
                 passed = terms.get(c.node, 0.0) if c.node.op.name in SHIFTS else 0.0
                 terms[c.source] = max(terms.get(c.source, 0.0), _largest(c.value), passed)
 

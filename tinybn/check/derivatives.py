@@ -1,8 +1,8 @@
 """Derivatives of a function, order by order: by autodiff, and by finite differences.
 
 Each order differentiates a scalar: s₁(x) = Σ v · fn(x) for order 1, and sₖ₊₁(x) = Σ w · ∇sₖ(x) for
-order k + 1. So the derivatives of every order are gradients, one per input. The weights are a list
-of arrays per order: [[v], [w for each input], …].
+order k + 1. The derivatives of every order are therefore gradients, one per input. The weights are
+lists of arrays, one list per order: [[v], [w for each input], …].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Weights: TypeAlias = Sequence[Sequence[Floats]]
 
 STEPS = 40
-"""The most times that the step is halved: a small domain takes many."""
+"""The maximum number of halvings of the step; a small domain needs many."""
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -62,8 +62,8 @@ def by_autodiff(
 ) -> list[list[Floats]]:
     """The derivatives of all orders, as arrays on the host.
 
-    The gradients are NaN if fn is not finite: outside of the domain a rule may still give a number,
-    as 1/x does for log.
+    The gradients are NaN if fn is not finite, because outside its domain a rule may still give a
+    number, as 1/x does for log.
     """
     found: list[list[Floats]] = []
     for values in derivatives(fn, xs, weights, orders):
@@ -74,10 +74,13 @@ def by_autodiff(
 
 
 class Estimate(NamedTuple):
-    """A gradient by finite differences, in arrays.
+    """A gradient by finite differences.
 
-    value: the gradient. error: a bound for its error. low, high: the range of right gradients,
-    which at a kink lies between the slopes to the left and to the right.
+    Attributes:
+        value: the gradient.
+        error: a bound on the error of each element.
+        low, high: the range of right gradients: at a kink, everything between the slopes to the
+            left and to the right; elsewhere, `value` itself.
     """
 
     value: Floats
@@ -86,8 +89,9 @@ class Estimate(NamedTuple):
     high: Floats
 
     def compare(self, found: Floats, scale: float) -> tuple[Floats, Floats]:
-        """How far `found` lies outside of the range, and how far it may: 8 times the bound, and
-        1e-10 of the scale for its own rounding.
+        """How far `found` lies outside the range, and how far it may.
+
+        It may lie outside by 8 times the bound, plus 1e-10 of the scale for its own rounding.
         """
         off = np.maximum(np.maximum(self.low - found, found - self.high), 0)
         return off, 8 * self.error + 1e-10 * scale
@@ -98,10 +102,11 @@ def by_differences(
 ) -> Estimate:
     """The gradient of that order for input i, from derivatives of the order below.
 
-    Ridders' method extrapolates central differences at steps h, h/2, h/4, … to step 0; their errors
-    are powers of h². It takes the entry of the table that differs least from its neighbours. This
-    difference, plus a term for rounding, bounds the error. Rounding costs ε · Σ |w · values| / h,
-    times 16 for what happens inside fn. Where fn is NaN or inf at x ± h, only smaller steps count.
+    Ridders' method extrapolates central differences at steps h, h/2, h/4, … to step 0, knowing that
+    their errors are series in h². It takes the entry of the table that differs least from its
+    neighbours. This difference, plus a term for rounding, bounds the error. Rounding costs
+    ε · Σ |w · values| / h, times 16 for the ops inside fn. If fn is NaN or inf at x ± h, only
+    smaller steps count.
 
     Source: Ridders, Advances in Engineering Software 4 (1982).
     """
@@ -119,7 +124,7 @@ def by_differences(
 
     def extrapolated(index: tuple[int, ...]) -> tuple[float, float, float, float]:
         def change(step: float) -> tuple[float, float]:
-            """How much Σ w · values grows from x to x + step, and the step as it was rounded."""
+            """How much Σ w · values grows from x to x + step, and the step after rounding."""
             moved = x.copy()
             moved[index] += step
             terms = zip(w, here, values(moved), strict=True)

@@ -1,4 +1,4 @@
-"""Where the gradient of batch norm comes from: the paths that lead from the output into x."""
+"""Where the gradient of batch norm comes from: the paths from the output back to x."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from tinybn.walk import Contribution
 
 
 class Explanation(NamedTuple):
-    """What reached x, path by path: arrays of the shape of x, and the mean and the variance.
+    """The gradient that reaches x by each path: arrays in the shape of x.
 
         direct            x ───────────────► d ─► x̂
         through_mean      x ──► μ ─────────► d ─► x̂
         through_variance  x ───────────────► d ──► σ² ─► x̂
-        through_both      x ──► μ ─────────► d ──► σ² ─► x̂     0 but for rounding: Σ (x - μ) = 0
+        through_both      x ──► μ ─────────► d ──► σ² ─► x̂     0, up to rounding: Σ (x - μ) = 0
 
     Attributes:
-        dy: The gradient of x̂: gamma times the gradient of the output.
-        total: The sum of the four paths, which is the gradient of x.
-        closed_form: The gradient of x by the fused op.
+        x, x_hat: the input, and the normalized input.
+        mean, variance: one number per channel.
+        dy: the gradient of x̂, which is gamma times the gradient of the output.
+        total: the sum of the four paths, which is the gradient of x.
+        closed_form: the gradient of x by the fused op.
     """
 
     x: Floats
@@ -43,7 +45,7 @@ class Explanation(NamedTuple):
     closed_form: Floats
 
     def __str__(self) -> str:
-        """A line per path with its norm and, if they are few, the numbers of channel 0."""
+        """One line per path with its norm and, if they are few, the numbers of channel 0."""
         few = self.x.size // self.x.shape[1] <= 8
 
         def line(name: str, array: Floats) -> str:
@@ -77,24 +79,24 @@ def explain_batch_norm(
     """Take the gradient of batch norm apart, path by path.
 
     Without its closed form, `ops.batch_norm` records the graph of the paper: μ, d = x - μ,
-    σ² = mean(d²), x̂ = d / √(σ² + ε), y = γ x̂. Two ops read x, the mean and the difference, and two
-    read d, the variance and the division. So this sends each of the two gradients that arrive at d
-    on to x alone, where the contributing op tells the paths apart.
+    σ² = mean(d²), x̂ = d / √(σ² + ε), y = γ x̂. Two ops read x (the mean and the subtraction),
+    and two read d (the square and the division). This function sends each of the two contributions
+    to d on to x separately. At x, the op that contributes tells which path it belongs to.
 
     Args:
-        x: The input, (N, C) or (N, C, …); lists become float64.
-        dy: The gradient of the output, in the shape of x.
-        gamma: (C,); None stands for 1.
-        eps: As for `ops.batch_norm`.
+        x: the input, (N, C) or (N, C, …); lists become float64.
+        dy: the gradient of the output, in the shape of x.
+        gamma: (C,), or None for 1.
+        eps: as for `ops.batch_norm`.
 
     Raises:
-        ValueError: If the shapes don't fit.
+        ValueError: the shapes don't fit.
 
     Source: Ioffe & Szegedy 2015 (1502.03167), algorithm 1 and section 3.
     """
     x, dy = _leaf(x), _leaf(dy)
     gamma = _leaf(np.ones(x.shape[1:2], x.dtype) if gamma is None else gamma)
-    closed = ops.batch_norm(x, gamma, eps=eps)  # which also checks the shapes
+    closed = ops.batch_norm(x, gamma, eps=eps)  # this also checks the shapes
     if dy.shape != x.shape:
         raise ValueError(
             f"explain_batch_norm: expected dy of shape {x.shape}, as x, got {dy.shape}"
@@ -132,7 +134,7 @@ def _leaf(value: Tensor | ArrayLike) -> Tensor:
 
 
 def _contributions(output: Tensor, to: Tensor, upstream: Any) -> dict[str, Floats]:
-    """What a backward pass from `output` adds to the gradient of `to`, by the contributing op."""
+    """The contributions to the gradient of `to` in a backward pass from `output`, by op name."""
     found: dict[str, Any] = {}
 
     def see(c: Contribution) -> None:

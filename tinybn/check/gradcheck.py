@@ -1,4 +1,4 @@
-"""Is a gradient right? Finite differences, with an error bound for each of them, decide."""
+"""Check gradients against finite differences, each with its own error bound."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def gradcheck(
 ) -> None:
     """Check every element of every gradient of `fn`, up to `order`, against finite differences.
 
-    Order 1 checks the gradient of s₁(x) = Σ v · fn(x) with a random v. A v of ones is blind to
-    much: for batch norm, Σ fn(x) does not depend on x at all. Order k + 1 checks the gradient of
-    sₖ₊₁(x) = Σ w · ∇sₖ(x), with autodiff's ∇sₖ and another random w. If ∇sₖ is right at every order
-    below, that is a derivative of fn of order k + 1.
+    Order 1 checks the gradient of s₁(x) = Σ v · fn(x) with a random v. With v = 1, many mistakes
+    would go unseen: for batch norm, Σ fn(x) does not depend on x at all. Order k + 1 checks the
+    gradient of sₖ₊₁(x) = Σ w · ∇sₖ(x), with ∇sₖ by autodiff and another random w. If ∇sₖ is right
+    at every order below, that gradient is a derivative of fn of order k + 1.
 
-    A gradient is wrong where it is further off than 8 times the error bound of the difference, plus
-    1e-10 of the input's largest gradient. At a kink, where the slopes to the left and to the right
-    stay apart as the step shrinks, everything between the two is right.
+    An element is wrong if its error exceeds 8 times the error bound of the difference, plus 1e-10
+    of the input's largest gradient. At a kink, where the slopes to the left and to the right stay
+    apart as the step shrinks, everything between the two is right.
 
     Args:
-        fn: A deterministic function that takes the inputs as Tensors and returns a Tensor.
+        fn: a deterministic function that takes the inputs as Tensors and returns a Tensor.
         inputs: float64 Tensors or arrays, on any backend.
-        order: The highest order of derivatives to check.
+        order: the highest order of derivatives to check.
         cotangent: v, in the shape of fn's output; random by default.
-        rng: Draws v and w; `np.random.default_rng(0)` by default.
+        rng: draws v and w; `np.random.default_rng(0)` by default.
 
     Raises:
-        GradientError: If a gradient is wrong; the message shows its worst elements.
-        TypeError, ValueError: If fn or the inputs can't be checked.
+        GradientError: a gradient is wrong; the message shows its worst elements.
+        TypeError, ValueError: fn or the inputs can't be checked.
 
     Source: Ridders, Advances in Engineering Software 4 (1982), for the differences.
     """

@@ -1,17 +1,17 @@
 """Prove that the closed form of a fused op equals its composition, for all numbers.
 
-The programs of both are recorded, and run as they are printed on arrays of symbols. At each order
+The programs of both are recorded, and the printed programs run on arrays of symbols. At each order
 these must be equal, as rational functions of x, γ, β, ε, dy and the roots s, where s² = σ² + ε:
 
     order 0   the outputs of the closed form and of the composition
     order 1   the gradients of Σ dy · output by the closed form, by the rules of the composition,
               and by SymPy
-    order 2   the gradients of Σ w · (the gradients) by the engine, and by SymPy, which starts from
-              those of the closed form; and so on
+    order 2   the gradients of Σ w · (the gradients) by the engine, and by SymPy, which
+              differentiates the gradients of the closed form; and so on
 
-This proves the formulas, the rules and the walk, for the shapes that are tried and for all finite
-numbers with a positive σ² + ε. It ignores rounding: a constant such as 0.1666… counts as 1/6, and
-casts change nothing. Where two methods differ, small integers show it.
+This proves the formulas, the rules and the walk, for the shapes tried and for all finite numbers
+with a positive σ² + ε. It ignores rounding: a constant such as 0.1666… counts as 1/6, and casts
+change nothing. If two methods differ, a counterexample in small integers shows it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ from tinybn.tensor import Tensor
 
 
 class Counterexample(NamedTuple):
-    """Inputs (integers, ε as "eps") for which two methods differ in an element of a result, such as
-    d_x[0, 1], and its values by each method: exact numbers of SymPy.
+    """Inputs for which two methods differ.
+
+    Attributes:
+        inputs: integers by name; ε is "eps".
+        element: the element of a result in which the methods differ, such as d_x[0, 1].
+        values: its value by each method: exact numbers of SymPy.
     """
 
     inputs: dict[str, np.ndarray]
@@ -79,23 +83,23 @@ def prove(
 ) -> list[Claim]:
     """Prove that a fused op equals its composition, with symbols in place of numbers.
 
-    At second order, a proof for 6 numbers that are normalized together takes seconds, and each
-    further one doubles that.
+    At second order, a proof for 6 numbers that are normalized together takes seconds, and the time
+    doubles with each further number.
 
     Args:
-        op: A fused op, or its name.
-        inputs: The op's inputs, of which only the shapes matter.
-        static: The op's keywords. Of arrays of floats only the shapes matter; eps is a symbol.
-        orders: The highest order of derivatives.
+        op: a fused op, or its name.
+        inputs: the op's inputs; only their shapes matter.
+        static: the op's keywords. Only the shapes of floating-point arrays matter; eps is a symbol.
+        orders: the highest order of derivatives.
 
     Returns:
-        A claim per order, up to the first that is not proved.
+        One claim per order, up to the first that is not proved.
 
     Raises:
-        TypeError: If the op is not fused, compares numbers, or uses a function that symbolic.py
+        TypeError: the op is not fused, compares numbers, or uses a function that symbolic.py
             does not know.
-        ValueError: If two methods give results of different shapes.
-        ModuleNotFoundError: Without SymPy.
+        ValueError: two methods give results of different shapes.
+        ModuleNotFoundError: SymPy is not installed.
     """
     methods = _Methods(fused_op("prove", op), inputs, static or {}, orders)
     claims: list[Claim] = []
@@ -103,7 +107,7 @@ def prove(
     for order in range(orders + 1):
         start = time.perf_counter()
         found = {"fused op": methods.by_program(order, closed=True)}
-        if order < 2:  # above, the engine differentiates the composition in any case
+        if order < 2:  # from order 2 on, both differentiate the composition
             found["composition"] = methods.by_program(order, closed=False)
         if order:
             found["derivative"] = methods.by_sympy(order, below)
@@ -158,13 +162,13 @@ class _Methods:
         return program(lambda arrays: self.step(arrays, order), arrays, passes=without_dead)
 
     def by_program(self, order: int, *, closed: bool) -> list[Any]:
-        """By the program of the closed form, or of the composition."""
+        """The results of `step`, by the program of the closed form or of the composition."""
         with use_fused(closed):
             recorded = self.record(order)
         return run(recorded, [*(self.symbols | self.integers).values()])
 
     def by_sympy(self, order: int, below: Sequence[Any]) -> list[Any]:
-        """By differentiation of the results one order below."""
+        """The results of `step`, by differentiating the results one order below."""
         pairs = zip(below, self.weights[order - 1], strict=True)
         total = sum((y * self.symbols[w]).sum() for y, w in pairs).item()
         xs = [self.symbols[name] for name in self.names]
@@ -173,7 +177,7 @@ class _Methods:
     def difference(
         self, found: Mapping[str, list[Any]]
     ) -> tuple[int, tuple[int, ...], dict[str, Polynomial]] | None:
-        """Where two methods first differ: in which result, at which index, and what each gives."""
+        """Where two methods first differ: the result, the index, and what each method gives."""
         (ours, results), *others = found.items()
         for other, expected in others:
             for i, (a, b) in enumerate(zip(results, expected, strict=True)):
@@ -201,10 +205,10 @@ class _Methods:
     def counterexample(
         self, order: int, i: int, index: tuple[int, ...], sides: Mapping[str, Polynomial]
     ) -> Counterexample | None:
-        """Small integers, as many of them 0 as possible, that tell the two sides apart.
+        """Small integers, as many of them 0 as possible, for which the two sides differ.
 
-        None if there are none, or if the fused op gives something else for them in float64: it may
-        compute with eps before it meets an array, and so hide that it is a symbol.
+        None if there are none, or if the fused op gives a different value for them in float64: it
+        may compute with eps before eps meets an array, which hides that eps is a symbol.
         """
         rng = np.random.default_rng(0)
         n = len(self.algebra.free) - 1

@@ -1,4 +1,4 @@
-"""Arrays of symbols: a program that runs on them computes for all numbers at once."""
+"""Arrays of symbols: a program that runs on them computes with all numbers at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Symbolic(np.ndarray):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         algebra, called = self.algebra, ufunc if method == "__call__" else (ufunc, method)
         along = {"axis": options.get("axis"), "keepdims": options.get("keepdims", False)}
-        if called is np.isfinite:  # all numbers are
+        if called is np.isfinite:  # every symbol is
             return np.ones(self.shape, bool)
         if called in (np.power, np.square):
             exponent = 2 if called is np.square else inputs[1]
@@ -51,7 +51,7 @@ class Symbolic(np.ndarray):
             tuples = each(lambda p: (p,), arrays[0]).sum(**along)  # concatenates them
             found = each(lambda of: algebra.symbol("peak", *of), tuples)
         else:
-            raise TypeError(f"a proof knows no np.{ufunc.__name__} of symbols ({method})")
+            raise TypeError(f"a proof can't handle np.{ufunc.__name__} of symbols ({method})")
         return symbolic(algebra, found)
 
 

@@ -1,4 +1,4 @@
-"""Layers: ops with parameters, and what puts them together."""
+"""Layers, which are ops with parameters, and containers that combine them."""
 
 from tinybn.nn.layers import MLP, Dropout, Flatten, Linear, ReLU, Sequential, Sigmoid, Tanh
 from tinybn.nn.module import Module

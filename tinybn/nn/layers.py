@@ -1,4 +1,4 @@
-"""Linear, activations, and networks made of layers. Arguments are PyTorch's where it has them."""
+"""Linear, activations, and networks of layers. Arguments follow PyTorch where it has them."""
 
 from __future__ import annotations
 
@@ -47,11 +47,14 @@ class Sequential(Module):
 class Linear(Module):
     """x @ weight + bias: from (…, in_features) to (…, out_features).
 
-    `weight` is (in, out); `bias` is (out,) and begins at 0.
-
     Args:
+        bias: whether to add a bias.
         init: "default" (as in PyTorch), "he", "xavier", or a function such as those of init.py.
-        rng: Draws the weight; by default the generator that `tb.seed` restarts.
+        rng: draws the weight; by default the generator that `tb.seed` restarts.
+
+    Attributes:
+        weight: (in_features, out_features).
+        bias: (out_features,), initially 0; or None.
     """
 
     def __init__(
@@ -108,7 +111,11 @@ class Flatten(Module):
 class Dropout(Module):
     """In training, set each value to 0 with probability p and divide the others by 1 - p.
 
-    The division keeps the mean, so evaluation does nothing.
+    The division keeps the expected value, so evaluation needs no scaling.
+
+    Args:
+        p: the probability of setting a value to 0; at least 0, and below 1.
+        rng: draws which values; by default the generator that `tb.seed` restarts.
 
     Source: Srivastava et al. 2014 (JMLR 15), section 4, which scales in evaluation instead.
     """
@@ -139,15 +146,15 @@ ACTIVATIONS: dict[str, Callable[[], Module]] = {"relu": ReLU, "tanh": Tanh, "sig
 class MLP(Sequential):
     """Linear, norm and activation for each hidden layer, and a Linear at the end.
 
-    No Linear before batch norm has a bias: subtracting the mean would remove it.
+    With norm="batch", the Linear before each norm has no bias, which the norm would subtract again.
 
     Args:
-        sizes: Features of the input, of each hidden layer, and of the output.
-        norm: None, "none", a name in `NORMS` ("group" has 4 groups), or a function from width to
-            Module.
+        sizes: the number of features of the input, of each hidden layer, and of the output.
+        norm: None, "none", a name in `NORMS` ("group" has 4 groups), or a function that
+            makes a norm for a given width.
         activation: "relu", "tanh" or "sigmoid".
-        init: As for `Linear`.
-        rng: As for `Linear`.
+        init: as for `Linear`.
+        rng: as for `Linear`.
     """
 
     def __init__(

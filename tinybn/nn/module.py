@@ -1,4 +1,4 @@
-"""Module: the base class of layers and models, which holds their parameters and other state."""
+"""Module: the base class of layers and models, which holds parameters and other state."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Module:
     Module, or a list or tuple of Modules, is a child. Subclasses define `forward`.
 
     Attributes:
-        buffers: The names of state that no gradient trains: Tensors, or Python numbers.
-        training: Whether the module is in training mode (see `train`).
+        buffers: the names of state that gradients do not train: Tensors, or Python numbers.
+        training: whether the module is in training mode (see `train`).
     """
 
     buffers: ClassVar[tuple[str, ...]] = ()
@@ -55,7 +55,7 @@ class Module:
             yield from child.modules()
 
     def _state(self, prefix: str = "") -> Iterator[tuple[str, Module, str, Any]]:
-        """Every parameter and buffer: its full name, its module, its name there, its value."""
+        """Every parameter and buffer: full name, module, name in this module, and value."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor) or (name in self.buffers and value is not None):
                 yield prefix + name, self, name, value
@@ -114,7 +114,7 @@ class Module:
         """Set all parameters and buffers from a `state_dict`; they keep their dtype and backend.
 
         Raises:
-            ValueError: A name is missing or unexpected, or a value does not fit. Nothing changed.
+            ValueError: a name is missing or unexpected, or a value does not fit. Nothing changed.
         """
         own = list(self._state())
         missing = [f"missing: {full}" for full, *_ in own if full not in state]
@@ -149,7 +149,7 @@ def parameter(value: float, shape: tuple[int, ...]) -> Tensor:
 
 
 def at_least_1(what: str, n: int) -> int:
-    """`n` as an int; ValueError about `what` unless it is an integer of at least 1."""
+    """`n` as an int; ValueError that names `what` unless it is an integer of at least 1."""
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"expected {what} to be an integer of at least 1, got {n!r}")
     return int(n)

@@ -1,6 +1,6 @@
-"""The normalization layers: an op of ops/norm.py each, with its gamma and beta.
+"""The normalization layers: each is an op of ops/norm.py together with its gamma and beta.
 
-Arguments are PyTorch's. `eps` is added to the variance; gamma begins at 1 and beta at 0.
+Arguments follow PyTorch. `eps` is added to the variance; gamma is initially 1, and beta 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinybn.tensor import Input, Tensor, tensor
 
 
 class Norm(Module):
-    """What all norms share: eps, and gamma and beta, which are None if they are not wanted."""
+    """What all norms share: eps, gamma and beta. gamma and beta may be None."""
 
     sizes: ClassVar[tuple[str, ...]] = ()
     """The attributes that `repr` shows."""
@@ -52,17 +52,21 @@ class Norm(Module):
 class BatchNorm(Norm):
     """Normalize each channel of (N, C) or (N, C, …) over the batch and space (`ops.batch_norm`).
 
-    In training the batch's own mean and biased variance are used, and the running statistics
-    follow them, with the unbiased variance:
+    Training normalizes with the batch's mean and biased variance, and updates the running
+    statistics, where `new` is the batch's mean or its unbiased variance:
 
         running = (1 - momentum) · running + momentum · new
 
-    In evaluation the running statistics are used instead.
+    Evaluation normalizes with the running statistics instead.
 
     Args:
-        momentum: The weight of the new batch; None averages all batches equally.
-        affine: Whether there are gamma and beta.
-        track_running_stats: If False, evaluation uses the batch's own statistics, too.
+        num_features: C.
+        momentum: the weight of the new batch; None averages all batches equally.
+        affine: whether to learn gamma and beta.
+        track_running_stats: if False, evaluation also uses the batch's own statistics.
+
+    Raises:
+        ValueError: when called, x does not fit, or in training a channel has only one value.
 
     Source: Ioffe & Szegedy 2015 (1502.03167), algorithms 1 and 2.
     """
@@ -108,7 +112,7 @@ class BatchNorm(Norm):
 
 
 def _statistics(x: Input, saved: Any, dtype: np.dtype) -> tuple[Array, Array]:
-    """Each channel's mean and biased variance: from the closed form or, without it, from x."""
+    """Each channel's mean and biased variance: saved by the closed form, or computed from x."""
     if saved:
         moments = saved.moments
         mean, var = (moments.mu + moments.rest).reshape(-1), moments.var.reshape(-1)
@@ -123,7 +127,7 @@ class LayerNorm(Norm):
     """Normalize each sample over its last axes, of shape `normalized_shape` (`ops.layer_norm`).
 
     Args:
-        elementwise_affine: Whether there are gamma and, unless bias=False, beta.
+        elementwise_affine: whether to learn gamma and, unless bias=False, beta.
 
     Source: Ba, Kiros & Hinton 2016 (1607.06450), section 3.
     """
@@ -168,7 +172,7 @@ class RMSNorm(Norm):
 
 
 class GroupNorm(Norm):
-    """Normalize each sample of (N, C, …) over groups of channels and space (`ops.group_norm`).
+    """Normalize each sample of (N, C, …) over space and groups of channels (`ops.group_norm`).
 
     Source: Wu & He 2018 (1803.08494), section 3.1.
     """
@@ -214,7 +218,7 @@ NORMS: dict[str, Callable[[int], Module]] = {
     "group": lambda width: GroupNorm(4, width),
     "rms": RMSNorm,
 }
-"""By name, a function that makes the norm of a width."""
+"""Functions that make a norm for a given width, by name."""
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
 """All ops, and the operators and methods of Tensor that are ops.
 
 An op takes Tensors, arrays and numbers. Given a Tensor, it returns a Tensor, otherwise an array.
-float32 stays float32: Python numbers and NumPy scalars promote nothing.
+float32 stays float32: Python numbers and NumPy scalars do not promote it.
 """
 
-# ruff: noqa: F403, F405 (each file of ops says what it has in its __all__)
+# ruff: noqa: F403, F405 (each file lists its ops in __all__)
 
 from __future__ import annotations
 
@@ -52,6 +52,44 @@ def _many(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda self, *args: op(self, args[0] if len(args) == 1 else args or None)
 
 
+def _in_place(name: str, op: Callable[..., Tensor]) -> Callable[[Tensor, Any], Tensor]:
+    """`a += b` gives the name a to another Tensor: no use for a parameter."""
+
+    def change(self: Tensor, other: Any) -> Tensor:
+        if self._tracked and self._node is None:
+            raise TypeError(
+                f"{name} would not change a leaf that requires grad, but only what its name refers "
+                "to: write p.data = …, as in p.data -= lr * p.grad.data"
+            )
+        return op(self, other)
+
+    return change
+
+
+HARMLESS = {"shape", "ndim", "size", "result_type", "shares_memory", "may_share_memory"}
+"""NumPy's functions that look at no element."""
+
+
+def _numpy_function(self: Tensor, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    """NumPy's functions work on Tensors without history, as on arrays; others are refused."""
+
+    name = function.__name__
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(plain, value))
+        if not isinstance(value, Tensor):
+            return value
+        if value._tracked and name not in HARMLESS:
+            op = f"tb.ops.{name}" if name in __all__ else "tb.ops"
+            raise TypeError(
+                f"numpy.{name} would lose the history of a Tensor: use {op}, or detach()"
+            )
+        return value._data
+
+    return function(*map(plain, args), **{key: plain(value) for key, value in kwargs.items()})
+
+
 def _iterate(self: Tensor) -> Iterator[Tensor]:
     return (self[i] for i in range(len(self)))
 
@@ -66,6 +104,7 @@ for _name, _op in {
 }.items():
     setattr(Tensor, f"__{_name}__", _op)
     setattr(Tensor, f"__r{_name}__", _swapped(_op))
+    setattr(Tensor, f"__i{_name}__", _in_place(f"__i{_name}__", _op))
 
 for _name, _op in {
     "lt": less,
@@ -83,6 +122,7 @@ for _name, _method in {
     "__abs__": abs,
     "__getitem__": getitem,
     "__iter__": _iterate,
+    "__array_function__": _numpy_function,
     "T": property(transpose),
     "reshape": _many(reshape),
     "transpose": _many(transpose),

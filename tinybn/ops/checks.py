@@ -72,7 +72,7 @@ def _more_than_one(name: str, x: Any, channels: int) -> None:
     if x.size == channels:
         raise ValueError(
             f"{name}: x {x.shape} has one value per channel, and one value has no variance: "
-            "train on larger batches (drop_last=True drops a last one of 1), or call eval()"
+            "train on larger batches (drop_last=True drops a last batch of 1), or call eval()"
         )
 
 
@@ -122,7 +122,7 @@ def _check_kind(labels: Any, count: int, classes: int) -> None:
 
 
 def _check_range(labels: np.ndarray, classes: int) -> None:
-    largest = np.maximum.reduce(labels.astype(np.uint64, copy=False))  # of which -1 is the largest
+    largest = np.maximum.reduce(labels.astype(np.uint64, copy=False))  # a negative label is huge
     if largest >= classes:
         raise ValueError(
             f"cross_entropy: expected labels from 0 to {classes - 1} for {classes} classes, "
@@ -131,5 +131,9 @@ def _check_range(labels: np.ndarray, classes: int) -> None:
 
 
 def constant(value: Any) -> Any:
-    """The array of a Tensor; anything else as it is."""
+    """The array of a Tensor; anything else as it is. ValueError if a gradient would be lost."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(
+            "a Tensor that requires grad is given where only a constant can be: detach() it"
+        )
     return value.data if isinstance(value, Tensor) else value

@@ -1,7 +1,7 @@
 """Elementwise ops, with NumPy's names, broadcasting and dtypes.
 
-Gradients at kinks: abs has 0 at 0, clip has 1 at its bounds, and maximum and minimum give half to
-each of two equal values. NaN stays NaN.
+At kinks, the gradient of abs is 0, clip passes the gradient on, and maximum and minimum give half
+of it to each of two equal values. NaN stays NaN.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
@@ -65,7 +66,7 @@ def negative(xp: Any, a: Array) -> Array:
 
 
 @primitive(
-    lambda g, a, b: g * b * a ** _one_less(b),
+    lambda g, a, b: g * b * a ** _one_less(a, b),
     lambda g, y, a: g * y * _log_or_0(a),
 )
 def power(xp: Any, a: Array, b: Array) -> Array:
@@ -73,9 +74,11 @@ def power(xp: Any, a: Array, b: Array) -> Array:
     return a**b
 
 
-def _one_less(b: Any) -> Any:
-    """b - 1; where b is 0, any power will do, but 0 * a ** -1 would be NaN at a = 0."""
-    return where(b == 0, 1, b - 1) if hasattr(b, "shape") else b - 1 if b else 1
+def _one_less(a: Any, b: Any) -> Any:
+    """b - 1; but 1 where a and b are 0, since 0 * 0 ** -1 would be NaN."""
+    if hasattr(b, "shape"):
+        return where((a == 0) * (b == 0), 1, b - 1)
+    return b - 1 if b else 1
 
 
 def _log_or_0(a: Any) -> Any:
@@ -155,19 +158,35 @@ def _bound(bound: float | None, side: int) -> float:
     lambda g, condition: where(condition, 0, g),
 )
 def where(xp: Any, condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition (bool) holds, b elsewhere."""
+    """a where the condition (bool) is true, b elsewhere."""
     return xp.where(condition, a, b)
 
 
 @primitive(lambda g: g)
 def astype(xp: Any, a: Array, dtype: DTypeLike) -> Array:
-    """A copy in another dtype; its gradient returns in the dtype of a."""
+    """A copy in another dtype; the gradient is converted back to the dtype of a."""
     return a.astype(dtype)
+
+
+def wide(a: Any) -> Any:
+    """a in a dtype in which squares and exponentials are safe: at least float32.
+
+    Integers become float64, as in NumPy's mean.
+    """
+    if a.dtype == np.float16:
+        return astype(a, np.float32)
+    return a if a.dtype.kind == "f" else astype(a, np.float64)
+
+
+def narrow(y: Any, *inputs: Any) -> Any:
+    """y in float16, if that is the dtype of all inputs; None is no input."""
+    half = all(a is None or a.dtype == np.float16 for a in inputs)
+    return astype(y, np.float16) if half else y
 
 
 @primitive(lambda g, a: to(g, module_of(a).__name__))
 def to(xp: Any, a: Array, backend: str) -> Array:
-    """a on another backend, "numpy" or "cupy"; its gradient returns to the backend of a."""
+    """a on another backend, "numpy" or "cupy"; the gradient moves back to that of a."""
     return backends.move(a, backend)
 
 

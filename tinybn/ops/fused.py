@@ -1,8 +1,8 @@
 """The closed forms: each norm, linear and cross-entropy as one node of the graph.
 
-Each equals the composition of primitive ops that it names; tests and `make compare` check that
-number by number. A norm keeps its input and a few numbers per channel or row for its gradients, and
-computes x̂ again. CuPy replaces what is `replaceable` by kernels (on_cupy.py).
+Each equals the composition of primitive ops that it names; tests and `make compare` check this
+number by number. For its gradients, a norm keeps its input and a few numbers per channel or row,
+and computes x̂ again. On CuPy, kernels replace the functions marked `replaceable` (on_cupy.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ += ["cross_entropy", "linear"]
 
 # A norm is a choice of axes, with n values along them: x̂ = (x - μ) r, r = 1/√(σ² + ε), y = γ x̂ + β.
 # With g = γ dy, three paths lead from x̂ to x: directly, through μ, and through σ². The gradient of
-# σ² is -½ r² Σ g x̂, and ∂σ²/∂x = 2 (x - μ) / n. The path x → μ → σ² carries 0, as Σ (x - μ) = 0.
+# σ² is -½ r² Σ g x̂, and ∂σ²/∂x = 2 (x - μ) / n. The path x → μ → σ² adds 0, since Σ (x - μ) = 0.
 #
 #     dx = r (g - Σ g / n - x̂ Σ(g x̂) / n)      dγ = Σ(dy x̂), dβ = Σ dy over all that share a γ
 #
@@ -32,10 +32,10 @@ __all__ += ["cross_entropy", "linear"]
 
 
 class Layout(NamedTuple):
-    """A norm's choice of axes: x, in this `shape`, is normalized along `axis`.
+    """A norm's choice of axes: x, reshaped to `shape`, is normalized along `axis`.
 
-    shared: all elements along these axes have the same γ and β. centred: whether μ is subtracted.
-    fixed: whether μ and σ² are constants.
+    shared: the axes along which γ and β are constant. centred: whether μ is subtracted. fixed:
+    whether μ and σ² are given constants.
     """
 
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The mean is mu + rest, where rest is what rounding took; the variance; r = 1/√(var + ε)."""
+    """The mean, mu + rest (`rest` corrects the rounding of mu); the variance; r = 1/√(var + ε)."""
 
     mu: Any
     rest: Any
@@ -62,7 +62,7 @@ class Moments(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a norm keeps for its gradients, beside its inputs. gamma broadcasts against x."""
+    """What a norm keeps for its gradients, besides its inputs. gamma broadcasts against x."""
 
     moments: Moments
     layout: Layout
@@ -73,7 +73,7 @@ class Saved(NamedTuple):
 def normalize(
     xp: Any, x: Array, gamma: Any, beta: Any, given: Any, layout: Layout, eps: float
 ) -> tuple[Array, Moments]:
-    """y and the moments; these broadcast against x, as gamma, beta and `given` (μ, σ²) do."""
+    """y and the moments. These, gamma, beta and `given` (μ and σ²) all broadcast against x."""
     mu, rest, d = 0.0, 0.0, x
     if layout.fixed:
         mu, var = given
@@ -81,7 +81,7 @@ def normalize(
     elif layout.centred:
         mu = layout.mean(x)
         d = x - mu
-        rest = layout.mean(d)  # see recentre
+        rest = layout.mean(d)  # see `recentre` in reduction.py
         d = d - rest
     if not layout.fixed:
         var = layout.mean(d * d)
@@ -95,17 +95,17 @@ def normalize(
 def gradients(
     xp: Any, needed: Any, dy: Array, x: Array, gamma: Any, moments: Moments, layout: Layout
 ) -> tuple[Any, Any, Any]:
-    """dx, dγ and dβ; None where none is needed."""
+    """dx, dγ and dβ, or None for those that are not needed."""
     mu, rest, _, r = moments
     n, mean = x.size // r.size, layout.mean
-    leaves_sums = needed[0] and layout.axis == layout.shared and not layout.fixed
+    gamma_outside = needed[0] and layout.axis == layout.shared and not layout.fixed
     dx = dgamma = dbeta = None
     x_hat = (x - mu - rest) * r if layout.centred else x * r
-    if needed[1] or leaves_sums:
+    if needed[1] or gamma_outside:
         dgamma = add_up(dy * x_hat, layout.shared, True)
-    if needed[2] or leaves_sums:
+    if needed[2] or gamma_outside:
         dbeta = add_up(dy, layout.shared, True)
-    if leaves_sums:
+    if gamma_outside:
         dx = scale(r, gamma) * (dy - dbeta / n - x_hat * (dgamma / n))
     elif needed[0] and layout.fixed:  # the direct path is the only one
         dx = scale(r, gamma) * dy
@@ -119,7 +119,7 @@ def gradients(
 def _forward(
     xp: Any, x: Array, gamma: Any, beta: Any, layout: Layout, eps: float, given: Any = ()
 ) -> tuple[Array, Saved]:
-    """gamma, beta and `given` broadcast against x in the shape of the layout."""
+    """gamma, beta and `given` must broadcast against x in the shape of the layout."""
     output, dtype = _dtypes(x, gamma, beta)
     a, gamma, beta, *given = _cast(dtype, layout.view(x), gamma, beta, *given)
     y, moments = normalize(xp, a, gamma, beta, given, layout, eps)
@@ -137,7 +137,7 @@ def _backward(
 
 
 def _dtypes(*arrays: Any) -> tuple[np.dtype, np.dtype]:
-    """The dtype of the output, as the composition's, and that to compute in: at least float32."""
+    """The dtype of the output (as in the composition), and one to compute in: at least float32."""
     dtypes = {a.dtype for a in arrays if a is not None}
     if arrays[0].dtype.kind != "f":
         dtypes.add(np.dtype(np.float64))  # that of the mean of integers
@@ -150,7 +150,7 @@ def _cast(dtype: np.dtype, *arrays: Any) -> list[Any]:
 
 
 def _like(g: Any, a: Any) -> Any:
-    """g in the shape of a; itself if it has that, for a leaf has to copy a view."""
+    """g in the shape of a. An unneeded reshape would make a view, which a leaf must copy."""
     return g if g is None or a is None or g.shape == a.shape else g.reshape(a.shape)
 
 
@@ -212,8 +212,8 @@ def _(xp: Any, needed: Any, dy: Array, saved: Any, x: Array, weight: Array, bias
     )
 
 
-# Cross-entropy: the mean over n rows of -log p[label], p = softmax(z) = exp(z) / Σ exp(z). With hot
-# 1 at the label and 0 elsewhere, ∂(-log p[label])/∂z = p - hot, and so dz = (p - hot) g / n.
+# Cross-entropy: the mean over n rows of -log p[label], p = softmax(z) = exp(z) / Σ exp(z). Let hot
+# be 1 at the label and 0 elsewhere. Then ∂(-log p[label])/∂z = p - hot, and dz = (p - hot) g / n.
 
 
 @replaceable

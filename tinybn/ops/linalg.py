@@ -32,7 +32,7 @@ def _right(g: Any, a: Any, b: Any) -> Any:
         return a * g if b.ndim == 1 else expand_dims(a, -1) * expand_dims(g, -2)
     if b.ndim == 1:
         return squeeze(_transposed(a) @ expand_dims(g, -1), -1)
-    if b.ndim == 2 < a.ndim:  # one product of tall matrices, not a stack of products to be summed
+    if b.ndim == 2 < a.ndim:  # one product of tall matrices, not a sum of many products
         return reshape(a, (-1, a.shape[-1])).T @ reshape(g, (-1, g.shape[-1]))
     return _transposed(a) @ g
 

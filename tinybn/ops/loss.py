@@ -6,7 +6,7 @@ from typing import Any
 
 from tinybn.op import module_of
 from tinybn.ops import checks
-from tinybn.ops.elementwise import where
+from tinybn.ops.elementwise import narrow, where, wide
 from tinybn.ops.reduction import log_softmax, mean, sum
 from tinybn.tensor import Input, Tensor, shape_of
 
@@ -19,11 +19,11 @@ def cross_entropy(logits: Input, labels: Any) -> Tensor:
     Args:
         logits: (N, C).
         labels: (N,), integers from 0 to C - 1. They stay on the host even if the logits are on a
-            GPU: checking them there would wait for it.
+            GPU, because checking them on the GPU would mean waiting for it.
 
     Raises:
         ValueError: a shape does not fit, or a label is out of range.
-        TypeError: the labels are no integers, or not on the host.
+        TypeError: the labels are not integers, or not on the host.
     """
     labels = checks.cross_entropy(logits, labels)
     xp = module_of(logits)
@@ -37,5 +37,5 @@ def mse_loss(prediction: Input, target: Input) -> Tensor:
     shapes = shape_of(prediction), shape_of(target)
     if shapes[0] != shapes[1]:
         raise ValueError(f"mse_loss: expected equal shapes, got {shapes[0]} and {shapes[1]}")
-    difference = prediction - target
-    return mean(difference * difference)
+    difference = wide(prediction) - wide(target)
+    return narrow(mean(difference * difference), prediction, target)

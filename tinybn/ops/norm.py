@@ -10,9 +10,9 @@ One idea: choose axes, subtract the mean along them, and scale to unit variance.
     instance norm  space                           Ulyanov et al. 2016 (1607.08022), section 2
     rms norm       the last axes, not centred      Zhang & Sennrich 2019 (1910.07467), section 4
 
-(Numbers in parentheses are arXiv's.) No gradient is written here. The gradients come out of those
-of mean, subtract, multiply, sqrt and divide. μ and σ² are functions of x, so the gradient of x also
-takes the paths through them.
+(Numbers in parentheses are arXiv's.) There is no gradient rule in this file: the gradients follow
+from the rules of mean, subtract, multiply, sqrt and divide. μ and σ² are functions of x, so the
+gradient of x also flows through them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinybn.ops import checks
-from tinybn.ops.elementwise import sqrt
+from tinybn.ops.elementwise import narrow, sqrt, wide
 from tinybn.ops.reduction import mean, recentre
 from tinybn.ops.shape import reshape
 from tinybn.tensor import Input, Tensor
@@ -28,11 +28,13 @@ from tinybn.tensor import Input, Tensor
 
 def _normalize(x: Input, gamma: Any, beta: Any, axis: tuple[int, ...], eps: float) -> Tensor:
     """Normalize x along `axis`; gamma and beta broadcast against x."""
-    mu = mean(x, axis, keepdims=True)
-    d = recentre(x - mu, axis)
+    a = wide(x)
+    mu = mean(a, axis, keepdims=True)
+    d = recentre(a - mu, axis)  # a - mu, less the rounding error of mu
     var = mean(d * d, axis, keepdims=True)
     x_hat = d / sqrt(var + eps)
-    return scale_and_shift(x_hat, gamma, beta)
+    y = scale_and_shift(x_hat, gamma, beta)
+    return narrow(y, x, gamma, beta)
 
 
 def scale_and_shift(x_hat: Any, gamma: Any, beta: Any) -> Any:
@@ -60,23 +62,24 @@ def batch_norm(
     Args:
         x: (N, C) or (N, C, …).
         gamma, beta: (C,), or None to omit that part.
-        mean, var: (C,), constants in place of the batch's μ and σ²: evaluation.
+        mean, var: (C,); for evaluation, constants to use instead of the batch's μ and σ².
         eps: ε, at least 0.
 
     Returns:
-        y in the shape of x.
+        y in the shape of x, and in the common dtype of x, gamma and beta.
 
     Raises:
-        ValueError: a shape does not fit, or a channel has one value only, and so no variance.
+        ValueError: a shape does not fit, or a channel has only one value, and so no variance.
     """
     axis = checks.batch_norm(x, gamma, beta, mean, var, eps)
     gamma, beta = per_channel(gamma, x), per_channel(beta, x)
     if mean is None:
         return _normalize(x, gamma, beta, axis, eps)
-    dtype = x.dtype if x.dtype.kind == "f" else "float64"
-    mu, var = (per_channel(checks.constant(v), x).astype(dtype) for v in (mean, var))
-    x_hat = (x - mu) / sqrt(var + eps)
-    return scale_and_shift(x_hat, gamma, beta)
+    a = wide(x)
+    mu, var = (per_channel(checks.constant(v), x).astype(a.dtype) for v in (mean, var))
+    x_hat = (a - mu) / sqrt(var + eps)
+    y = scale_and_shift(x_hat, gamma, beta)
+    return narrow(y, x, gamma, beta)
 
 
 def layer_norm(
@@ -91,7 +94,7 @@ def layer_norm(
 
     Args:
         x: (N, …).
-        gamma, beta: in the shape of those axes, or None to omit that part.
+        gamma, beta: in the shape of the normalized axes, or None to omit that part.
         axis: the last axis, or a tuple of the last axes.
         eps: ε, at least 0.
 
@@ -114,8 +117,10 @@ def rms_norm(
     See `layer_norm` for arguments and errors.
     """
     axis = checks.last_axes("rms_norm", x, axis, gamma, eps=eps)
-    x_hat = x / sqrt(mean(x * x, axis, keepdims=True) + eps)
-    return scale_and_shift(x_hat, gamma, None)
+    a = wide(x)
+    x_hat = a / sqrt(mean(a * a, axis, keepdims=True) + eps)
+    y = scale_and_shift(x_hat, gamma, None)
+    return narrow(y, x, gamma)
 
 
 def group_norm(
@@ -126,11 +131,11 @@ def group_norm(
     *,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each sample over groups of C / groups channels, and space.
+    """Normalize each sample over space and over groups of C / groups channels.
 
     Args:
         x: (N, C) or (N, C, …).
-        groups: how many groups the channels form; divides C.
+        groups: the number of groups, which must divide C.
         gamma, beta: (C,), or None to omit that part.
         eps: ε, at least 0.
 
@@ -157,7 +162,7 @@ def instance_norm(
         eps: ε, at least 0.
 
     Raises:
-        ValueError: a shape does not fit, or a channel of a sample has one value only.
+        ValueError: a shape does not fit, or a channel of a sample has only one value.
     """
     checks.instance_norm(x, gamma, beta, eps)
     grouped, gamma, beta = in_groups(x, x.shape[1], gamma, beta)

@@ -6,24 +6,22 @@ length 1. If several elements are the largest (or smallest), they share its grad
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 from tinybn.backend import Array
 from tinybn.op import module_of, primitive
-from tinybn.ops.elementwise import astype, exp, log
+from tinybn.ops.elementwise import astype, exp, log, narrow, wide
 from tinybn.ops.shape import broadcast_to, expand_dims, squeeze
 from tinybn.summation import add_up, average
-from tinybn.tensor import Input, Tensor
+from tinybn.tensor import Axis, Input, Tensor
 
 __all__ = [
     "log_softmax", "logsumexp", "max", "mean", "min", "softmax", "sum", "var",
 ]  # fmt: skip
 
-Axis: TypeAlias = int | tuple[int, ...] | None
-
 
 def _spread(g: Any, axis: Axis, keepdims: bool) -> Any:
-    """The result of a reduction over `axis`, or its gradient, with the reduced axes back in."""
+    """A result of a reduction (or its gradient) with the reduced axes put back, of length 1."""
     return g if keepdims or axis is None else expand_dims(g, axis)
 
 
@@ -39,9 +37,9 @@ def sum(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     )
 )
 def mean(xp: Any, a: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-    """Σ a / n, where n elements go into each sum. ValueError if there are none."""
+    """Σ a / n, where each sum has n terms. ValueError if there are none."""
     if a.size == 0:
-        raise ValueError("there is no mean of no elements (an empty batch?)")
+        raise ValueError("there are no elements to take the mean of (an empty batch?)")
     return average(a, axis, keepdims)
 
 
@@ -75,13 +73,13 @@ def recentre(xp: Any, d: Array, axis: Axis = None) -> Array:
 
 def var(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
     """Σ (a - mean(a))² / (n - ddof). ValueError unless n > ddof."""
-    mu = mean(a, axis, keepdims=True)
-    d = recentre(a - mu, axis)
+    b = wide(a)
+    d = recentre(b - mean(b, axis, keepdims=True), axis)
     squares = sum(d * d, axis, keepdims)
     n = d.size // squares.size
     if n <= ddof:
         raise ValueError(f"var: {n} elements along axis {axis} are too few for ddof={ddof}")
-    return squares / (n - ddof)
+    return narrow(squares / (n - ddof), a)
 
 
 def _peak(a: Input, axis: Axis) -> Array:
@@ -93,18 +91,21 @@ def _peak(a: Input, axis: Axis) -> Array:
 
 def logsumexp(a: Input, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(a), without overflow: m + log Σ exp(a - m) with m = max(a)."""
-    peak = _peak(a, axis)
-    y = log(sum(exp(a - peak), axis, keepdims=True)) + peak
+    b = wide(a)
+    peak = _peak(b, axis)
+    y = narrow(log(sum(exp(b - peak), axis, keepdims=True)) + peak, a)
     return y if keepdims else squeeze(y, axis=tuple(range(y.ndim)) if axis is None else axis)
 
 
 def softmax(a: Input, axis: Axis = -1) -> Tensor:
     """exp(a) / Σ exp(a), without overflow."""
-    e = exp(a - _peak(a, axis))
-    return e / sum(e, axis, keepdims=True)
+    b = wide(a)
+    e = exp(b - _peak(b, axis))
+    return narrow(e / sum(e, axis, keepdims=True), a)
 
 
 def log_softmax(a: Input, axis: Axis = -1) -> Tensor:
     """log softmax(a) = a - logsumexp(a), exact even where softmax(a) rounds to 0."""
-    d = a - _peak(a, axis)
-    return d - log(sum(exp(d), axis, keepdims=True))
+    b = wide(a)
+    d = b - _peak(b, axis)
+    return narrow(d - log(sum(exp(d), axis, keepdims=True)), a)

@@ -43,13 +43,13 @@ def swapaxes(xp: Any, a: Array, axis1: int, axis2: int) -> Array:
 
 @primitive(lambda g, a: reshape(g, a.shape))
 def expand_dims(xp: Any, a: Array, axis: int | tuple[int, ...]) -> Array:
-    """a with new axes of length 1, which are at `axis` in the result."""
+    """a with new axes of length 1, at the positions `axis` of the result."""
     return xp.expand_dims(a, axis)
 
 
 @primitive(lambda g, a: reshape(g, a.shape))
 def squeeze(xp: Any, a: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """a without its axes of length 1, or only without those that `axis` names."""
+    """a without its axes of length 1, or without those in `axis`."""
     return a.squeeze(axis)
 
 
@@ -65,7 +65,7 @@ def concatenate(arrays: Sequence[Input], axis: int = 0) -> Tensor:
 
 
 def stack(arrays: Sequence[Input], axis: int = 0) -> Tensor:
-    """The arrays, which have equal shapes, joined along a new axis."""
+    """The arrays, all of one shape, joined along a new axis."""
     arrays = _several("stack", arrays)
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack: expected equal shapes, got {[a.shape for a in arrays]}")

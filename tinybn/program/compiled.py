@@ -1,14 +1,16 @@
-"""`compile(step)`: the same function, recorded once for each kind of argument, run as a program.
+"""`compile(step)`: the same function, recorded once for each kind of argument and run as a program.
 
-The first call with arguments of a kind runs the step as it is, so errors are ordinary errors, and
-an odd last batch costs nothing. The second call records it. Every call checks that nothing has
-changed that was read while recording.
+The first call with arguments of a kind runs the step as it is: errors are ordinary errors, and an
+odd last batch is never recorded. The second call records the step. Every later call checks that
+nothing that the recording read has changed.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.metadata
+import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -28,10 +30,18 @@ from tinybn.program.tree import bare, leaves_of
 from tinybn.tensor import Tensor
 
 LOCK = threading.RLock()
-"""One for all compiled steps, since they may share models."""
+"""One lock for all compiled steps, since they may share models."""
+
+if hasattr(os, "register_at_fork"):  # a child gets no lock that a thread of its parent holds
+    os.register_at_fork(
+        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
+    )
 
 MANY = 16
-"""So many recordings of one step deserve a warning; the oldest of one kind are forgotten."""
+"""A step recorded this often warns. Each kind of argument keeps only this many recordings."""
+
+OLDEST_NUMBA = "0.62"
+"""The LLVM of older ones ends the process when it meets the larger of two floats."""
 
 SIMPLE = {np.ndarray, Tensor, float, int}
 """Types of arguments that are not nested."""
@@ -41,7 +51,7 @@ class Compiled:
     """A compiled step; call it like the step.
 
     Attributes:
-        recordings: How many times the step has been recorded.
+        recordings: how many times the step has been recorded.
     """
 
     def __init__(self, step: Callable[..., Any], state: Any, backend: str) -> None:
@@ -59,7 +69,7 @@ class Compiled:
         with LOCK:  # also for an eager call: while one thread records, models hold no numbers
             found = self.runs.get(key)
             if found is None:
-                watched = mode.anomaly or mode.report or mode.outputs  # these want to see each op
+                watched = mode.anomaly or mode.report or mode.outputs  # these need to see each op
                 if not watched and not any(isinstance(bare(a), Recorded) for a in leaves):
                     self.runs[key] = []
                 return self.step(*args, **keywords)
@@ -72,7 +82,7 @@ class Compiled:
         """The latest recording as Python: its loops, or the program if NumPy runs it.
 
         Raises:
-            ValueError: Nothing has been recorded yet.
+            ValueError: nothing has been recorded yet.
         """
         if self.latest is None:
             raise ValueError("nothing is recorded yet: call it twice with arguments of one kind")
@@ -96,7 +106,7 @@ class Compiled:
 
 
 class OnNumPy:
-    """Runs the printed program as it is: on NumPy without Numba, and on CuPy."""
+    """Runs the printed program as it is: on CuPy, and on NumPy without Numba."""
 
     def __init__(self, program: Program, xp: Any) -> None:
         self.source = str(program)
@@ -113,7 +123,7 @@ class OnNumPy:
 
 
 def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]:
-    """What runs a recorded step, and which outputs get the memory of an input."""
+    """What runs a recorded step, and for each output written over an input, that input."""
     if (backend, wanted) == ("numpy", "numba") and _has_numba():
         from tinybn.program.machine import Machine
 
@@ -123,18 +133,28 @@ def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]
 
 @functools.cache
 def _has_numba() -> bool:
-    if importlib.util.find_spec("numba"):
-        return True
+    """Whether there is a Numba that may be used. Importing it would take half a second."""
+    try:
+        found = importlib.metadata.version("numba")
+        if _numbers(found) >= _numbers(OLDEST_NUMBA):
+            return True
+        problem = f"Numba {found} is older than {OLDEST_NUMBA}"
+    except importlib.metadata.PackageNotFoundError:
+        problem = "Numba is not installed"
     warnings.warn(
-        "compiled steps run on NumPy, without loops of their own, since Numba is not installed: "
+        f"compiled steps run on NumPy, without loops of their own, since {problem}: "
         "pip install 'tinybn[compile]'",
         stacklevel=6,
     )
     return False
 
 
+def _numbers(version: str) -> list[int]:
+    return [*map(int, re.findall(r"\d+", version)[:2])]
+
+
 def _kind(leaf: Any) -> Any:
-    """What decides, about an argument, which program fits."""
+    """What must be equal in two arguments for the same program to fit."""
     kind = type(leaf)
     if kind is Tensor:
         return kind, leaf._tracked, _kind(leaf._data)
@@ -160,7 +180,7 @@ def compile(
     state: Iterable[Any] = (),
     backend: str = "numba",
 ) -> Any:
-    """Record and compile a training step; also a decorator.
+    """Record and compile a training step. Also a decorator:
 
         @tb.compile
         def step(x, labels):
@@ -170,26 +190,26 @@ def compile(
             optimizer.step()
             return loss
 
-    The first call with arguments of one kind (shapes, dtypes, modes) runs the step as it is, the
-    second records it. A change of anything that the step read (training, requires_grad, which
-    layers there are, …) records it again.
+    The first call with arguments of one kind (shapes, dtypes, modes) runs the step as it is; the
+    second records it. If anything that the step read has changed (training, requires_grad, the
+    list of layers, …), it is recorded again.
 
     Args:
-        step: Takes and returns arrays, Tensors, numbers, and tuples, lists and dicts of these. It
-            may change the Tensors, models and optimizers that it refers to, and nothing else.
-        state: Models and optimizers that can't be found from the code of the step.
+        step: takes and returns arrays, Tensors, numbers, and tuples, lists and dicts of these. It
+            may change the Tensors, models and optimizers it refers to, but nothing else.
+        state: models and optimizers that can't be found from the code of the step.
         backend: "numba" (fused loops; without Numba, one warning, and "numpy") or "numpy" (the
             printed program, which equals the step bit for bit). Steps on CuPy arrays always run
             the printed program.
 
     Returns:
-        A `Compiled` that does what the step does, faster. Results may differ by rounding: gradients
-        by a few ULP of their largest terms. It returns new Tensors and arrays, except for Tensors
-        of the models and arguments that the step returns.
+        A `Compiled`, which does the same as the step, but faster. Results may differ by rounding:
+        gradients by a few ULP of their largest terms. It returns new Tensors and arrays, except
+        where the step returns its own arguments or Tensors of the models.
 
     Raises:
-        RecordingError: At a call, if the step does something that can't be recorded. The message
-            names the line. Nothing has changed then, nor after any other error while recording.
+        RecordingError: at a call, if the step does something that can't be recorded. The message
+            names the line. After this or any other error while recording, nothing has changed.
     """
     if backend not in ("numba", "numpy"):
         raise ValueError(f"compile: expected backend 'numba' or 'numpy', got {backend!r}")
@@ -209,17 +229,18 @@ def program(
     """Record what `step(*args, **keywords)` does to arrays, without running or changing anything.
 
     Args:
-        step: A function, as for `compile`.
-        *args: Its arguments; of arrays, only the shapes and dtypes matter.
-        passes: What to do with the recorded lines (see passes.py): `exact` leaves out whatever
-            changes no result, `relaxed` also shortens sums, `without_dead` keeps the most.
-        **keywords: Its keyword arguments.
+        step: a function, as for `compile`.
+        *args: its arguments; only the shapes and dtypes of arrays matter.
+        passes: what to do with the recorded lines (see passes.py): `exact` removes whatever changes
+            no result, `relaxed` also shortens sums, and `without_dead` only removes lines that no
+            output depends on.
+        **keywords: its keyword arguments.
 
     Returns:
         The program: data (`lines`), and NumPy source when printed.
 
     Raises:
-        RecordingError: The step does something that can't be recorded.
+        RecordingError: the step does something that can't be recorded.
     """
     state = State(step)
     backend = _backend_of(state, leaves_of((args, keywords)))

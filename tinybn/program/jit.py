@@ -1,4 +1,4 @@
-"""Machine code for the text of loops: compiled by Numba once, then kept on disk."""
+"""Compile the source of loops to machine code: once with Numba, then kept on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSION = (*CPU, KERNELS, version("numba"), version("llvmlite"))
 RUN = """\
     for j in range(t[k]):
         call(t[k + 1 + 2 * j], (t, t, t, t[k + 2 + 2 * j]))"""
-"""Calls functions one after another. The row: how many, then the address and row of each."""
+"""Calls functions one after another. Its row: how many, then the address and row of each."""
 
 DOT = """\
     a, b, out = {0}(t[t[k]]), {0}(t[t[k + 1]]), {0}(t[t[k + 2]])
@@ -31,7 +31,7 @@ DOT = """\
     order, turn_a, turn_b = np.int32(101), np.int32(t[k + 7]), np.int32(t[k + 9])
     left, right = (np.{0}(1), a, t[k + 8]), (b, t[k + 10])
     call(t[k + 3], (order, turn_a, turn_b, n, m, p, *left, *right, np.{0}(0), out, m))"""
-"""cblas_sgemm or cblas_dgemm for (n, p) @ (p, m); 112 says that a factor is stored transposed."""
+"""cblas_sgemm or cblas_dgemm for (n, p) @ (p, m); 112 means that a factor is stored transposed."""
 
 
 def folder() -> Path:
@@ -50,7 +50,7 @@ def load(body: str) -> int:
         digest, code = (kept := path.read_bytes())[:32], kept[32:]
     except OSError:
         digest, code = b"", b""
-    if digest != _digest(code):  # not there, or damaged
+    if digest != _digest(code):  # missing or damaged
         code = _compiled(text, name)
         _keep(path, _digest(code) + code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())

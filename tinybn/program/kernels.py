@@ -1,6 +1,6 @@
-"""What compiled loops are made with. Only compiling imports this file, because Numba starts slowly.
+"""Building blocks of compiled loops. Imported only to compile, because Numba starts slowly.
 
-Every compiled function takes a table `t` of addresses and lengths, and where its row `k` begins.
+Every compiled function takes a table `t` of addresses and lengths, and `k`, where its row begins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OPTIONS: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wr
 
 
 def llvm_of(text: str) -> llvm.ModuleRef:
-    """The LLVM code of the function `nest(t, k)` in a text."""
+    """The LLVM code of the function `nest(t, k)` that the text defines."""
     space = dict(globals())
     exec(text, space)  # noqa: S102, our own text
     signature = types.CPointer(types.int64), types.int64
@@ -38,12 +38,12 @@ def _pointer(kind: Any) -> Any:
 
 
 float32, float64 = _pointer(types.float32), _pointer(types.float64)
-int64, bool = _pointer(types.int64), _pointer(types.uint8)  # as they lie in memory
+int64, bool = _pointer(types.int64), _pointer(types.uint8)  # a bool is a byte
 
 
 @intrinsic
 def call(context: Any, address: Any, given: Any) -> Any:
-    """Call the C function at an address with the values of a tuple."""
+    """Call the C function at an address, with the values of a tuple as arguments."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values = [builder.extract_value(args[1], n) for n in range(len(given))]
@@ -56,13 +56,13 @@ def call(context: Any, address: Any, given: Any) -> Any:
 
 @njit(fastmath={"reassoc", "nsz"}, **OPTIONS)
 def plus(a: Any, b: Any) -> Any:
-    """a + b in a sum whose order does not matter, so that it runs in vectors."""
+    """a + b in a sum whose order does not matter, so that LLVM can vectorize it."""
     return a + b
 
 
 @intrinsic
 def larger(context: Any, a: Any, b: Any) -> Any:
-    """The larger of two floats, or NaN if one is: LLVM's own, so that it runs in vectors."""
+    """The larger of two floats, or NaN if either is: LLVM's own, which it can vectorize."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(args[0].type, [args[0].type] * 2)
@@ -72,7 +72,7 @@ def larger(context: Any, a: Any, b: Any) -> Any:
     return a(a, b), code
 
 
-# exp and tanh run in vectors, unlike the C library's: exp(x) = 2 ** n · exp(r), with a Taylor
+# Unlike the C library's, these exp and tanh vectorize: exp(x) = 2 ** n · exp(r), with a Taylor
 # series for exp(r) - 1.
 
 f, i = np.float32, np.int32

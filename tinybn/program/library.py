@@ -19,10 +19,10 @@ VIEWS = ("reshape", "transpose", "broadcast_to", "getitem")
 
 
 class Library:
-    """NumPy's functions for recorded arrays; array methods and ufuncs double as its functions.
+    """NumPy's functions for recorded arrays. Array methods and ufuncs serve as functions, too.
 
-    Its `__name__` is the backend that it records for. So code that tells NumPy from CuPy by the
-    name records what it would do there.
+    Its `__name__` is the backend that it records for, so that code that tells NumPy from CuPy by
+    the name records what it would do on that backend.
     """
 
     def __init__(self, recording: Recording, backend: str) -> None:
@@ -62,7 +62,7 @@ class Library:
         raise refused(f"a {type(a).__name__} can't be recorded: expected an array or number")
 
     def indexed(self, op: str, array: Any, index: Any, *values: Any) -> Any:
-        """getitem, put or add_at, with the arrays in the index as further inputs."""
+        """Write getitem, put or add_at, with the arrays in the index as further inputs."""
         index = index if isinstance(index, tuple) else (index,)
         if op == "getitem" and all(
             i is None or i is ... or (isinstance(i, slice) and i == slice(None)) for i in index
@@ -114,12 +114,12 @@ class Library:
         return self.write("arange", n=n, dtype=np.dtype(dtype))
 
     def drawn(self, draw: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: Any) -> Any:
-        """What the host draws again at each run: an input of the program."""
+        """An input of the program that the host draws again before each run."""
         like = np.broadcast_to(np.zeros((), dtype), shape)
         return self.asarray(self.recording.input("drawn", draw, like))
 
     def move(self, a: Any, backend: str) -> Any:
-        """To a GPU. The way back would wait for it, and is refused."""
+        """Move to a GPU. Moving back is refused, because it would wait for the GPU."""
         if backend == "numpy":
             return self.asnumpy(a)
         if backend not in self.recording.libraries:

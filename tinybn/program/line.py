@@ -1,8 +1,8 @@
 """Lines: the statements of a program.
 
-A line applies one of NumPy's functions to the results of other lines: `x_hat = d / s`. Its text in
-`EXPRESSIONS` is the only definition of an operation: a program is printed as these texts, and runs
-as it is printed.
+A line applies a NumPy function to the results of other lines: `x_hat = d / s`. The only definition
+of an operation is its text in `EXPRESSIONS`: a program is printed as these texts, and what is
+printed is what runs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ EXPRESSIONS: dict[str, str] = {
     "put": "put({0}, {index}, {1})",
     "add_at": "add_at({0}, {index}, {1})",
 }
-"""The source of each operation, by name. Any other ufunc is written np.name(…)."""
+"""The source of each operation, by name. All other ufuncs are written np.name(…)."""
 
 REDUCTIONS = ("sum", "sum_wide", "sum_as", "max", "min")
 
@@ -57,10 +57,12 @@ REDUCTIONS = ("sum", "sum_wide", "sum_as", "max", "min")
 class Origin(NamedTuple):
     """Where a line comes from.
 
-    section: "forward", "backward" or "update". layer: the full name of the layer and its repr, such
-    as ("1", "BatchNorm(16)"). name: the full name of the result, such as "1.x_hat". rule: the op
-    whose gradient rule the line is part of, and the input whose gradient that is, such as
-    ("divide", "a"). user: the file and line of the user's code.
+    Attributes:
+        section: "forward", "backward" or "update".
+        layer: the full name of the layer and its repr, such as ("1", "BatchNorm(16)").
+        name: the full name of the result, such as "1.x_hat".
+        rule: the op and input of the gradient rule that wrote the line, such as ("divide", "a").
+        user: the file and line of the user's code.
     """
 
     section: str = "forward"
@@ -78,14 +80,14 @@ class Line:
     """One operation of a program. Two lines are equal only if they are the same object.
 
     Attributes:
-        op: a name in EXPRESSIONS or that of a ufunc; "input"; or "constant".
+        op: a name in EXPRESSIONS or the name of a ufunc; "input"; or "constant".
         inputs: the lines that it reads.
         static: what is known without running the program (axis, shape, …); a constant's "value".
         shape: the shape of the result.
         dtype: the dtype of the result.
         kind: float, int or bool if the result is a Python number, which has the shape () and
             promotes no dtype; None if it is an array.
-        origin: where it comes from.
+        origin: where the line comes from.
     """
 
     op: str
@@ -149,8 +151,8 @@ def is_elementwise(op: str) -> bool:
 def apply(op: str, *inputs: Line, origin: Origin = NOWHERE, **static: Any) -> Line:
     """The line that applies `op`, with the shape and dtype that NumPy gives it.
 
-    NumPy runs the operation on zeros that take neither memory nor time. Reductions keep the axes
-    that they reduce, with length 1.
+    To find these, NumPy runs the operation on broadcast zeros, which take no memory and no time.
+    Reductions keep the axes that they reduce, with length 1.
     """
     shapes = [a.shape for a in inputs]
     if elementwise := is_elementwise(op):
@@ -185,7 +187,7 @@ def _function(names: str, text: str) -> Any:
 
 
 def expression(op: str, names: list[str], static: Mapping[str, Any]) -> str:
-    """The operation as NumPy source, of inputs that have these names."""
+    """The operation as NumPy source, given the names of its inputs."""
     if op == "constant":
         return literal(static["value"])
     pattern = EXPRESSIONS.get(op, f"np.{op}({{all}})")
@@ -237,5 +239,5 @@ def add_at(a: Any, index: Any, values: Any) -> Any:
 
 
 def names_for(xp: Any) -> dict[str, Any]:
-    """What the source of a program refers to, for arrays of the library xp."""
+    """The names that the source of a program uses, for arrays of the library xp."""
     return {"np": xp, "put": put, "add_at": add_at}

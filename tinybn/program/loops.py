@@ -1,7 +1,7 @@
 """What loops can compute, and which elements of its inputs each element of a line reads.
 
-A *place* says where an element is: the numbers of the loops that run along the axes of its array.
-Axes of length 1 have no loop.
+Here, a *place* says where an element is: for each axis of its array, the number of the loop that
+runs along it. Axes of length 1 have no loop. (The places of place.py are something else.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMPUTABLE = {(op, kind) for kinds, ops in KNOWN.items() for op in ops.split() f
 
 
 def is_number(v: Line) -> bool:
-    """Whether a line is one number, known before any loop runs."""
+    """Whether a line is a single number, known before any loop runs."""
     return v.kind is not None or (v.op == "constant" and v.shape == ())
 
 
@@ -49,7 +49,7 @@ def lengths(v: Line) -> list[int]:
 
 
 def full(v: Line) -> Place:
-    """The place of what the innermost of these loops computes."""
+    """The place of an element that depends on all of these loops."""
     return tuple(range(len(lengths(v))))
 
 
@@ -64,9 +64,9 @@ def place(v: Line) -> Place:
 
 
 def operands(v: Line, at: Place) -> Iterator[tuple[Line, Place | None]]:
-    """What a line reads for an element, and at which place; None for anywhere.
+    """What a line reads to compute an element, and at which place; None for any place.
 
-    at: The place of the element; for a reduction, that of an element that it reduces.
+    at: the place of the element; for a reduction, the place of an element that it reduces.
     """
     if v.op == "reshape":
         follows = [n for n in v.inputs[0].shape if n != 1] == lengths(v)
@@ -92,7 +92,7 @@ def contiguous(v: Line) -> Line:
 
 
 def factor(v: Line) -> tuple[Line, bool]:
-    """What BLAS reads for a factor of a matrix product, and whether it must transpose that."""
+    """The array that BLAS reads for a factor of a product, and whether BLAS must transpose it."""
     turned = v.op == "transpose" and v.static["axes"][0] % 2 == 1
     return contiguous(v.inputs[0] if turned else v), turned
 

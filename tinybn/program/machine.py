@@ -24,11 +24,11 @@ class Machine:
     """A program, ready to run.
 
     Args:
-        program: What to run.
-        homes: For an output, by number, the input whose memory receives it.
+        program: what to run.
+        homes: for an output, by number, the input whose memory receives it.
 
     Attributes:
-        source: What runs, as Python.
+        source: what runs, as Python.
     """
 
     def __init__(self, program: Program, homes: Mapping[int, int]) -> None:
@@ -68,12 +68,12 @@ class Machine:
             self._point(slot, value)
 
     def _point(self, slot: int, value: Any) -> None:
-        """Make a slot refer to an array, or to a copy if it is not contiguous."""
+        """Make a slot refer to an array, or to a copy of it if it is not contiguous."""
         self._values[slot] = array = np.asarray(value, order="C")
         self._table[slot] = address(array)
 
     def _memory(self) -> dict[Line, np.ndarray]:
-        """Arrays for what is neither an input nor fresh, reused after their last reader."""
+        """Arrays for all other stored lines. Memory is reused once its last reader has run."""
         plan, memory = self._plan, dict[Line, np.ndarray]()
         spare: dict[Any, list[np.ndarray]] = defaultdict(list)
         last: dict[Line, int] = {}
@@ -93,10 +93,10 @@ class Machine:
     # --- linking ---
 
     def _linked(self, homes: Mapping[int, int]) -> tuple[list[int], str]:
-        """The table, and the source of what runs.
+        """The table, and the Python source that runs.
 
-        The table holds the address of every array and number, then for each compiled call its row,
-        and for each run of compiled calls the row of the function that makes them.
+        The table holds the address of every array and number, then the row of each compiled call,
+        and for each run of consecutive compiled calls the row of `jit.RUN`, which makes them.
         """
         table = [0] * (1 + len(self._slots))
         names: dict[str, str] = {}
@@ -128,7 +128,7 @@ class Machine:
         return table, f"{''.join(functions)}{step}\n"
 
     def _call(self, chain: list[Nest]) -> tuple[str, list[int]]:
-        """The body of a compiled function and its row; or a NumPy statement, without a row."""
+        """The body of a compiled function and its row, or a NumPy statement and no row."""
         v = chain[0][0]
         if how(v) == "loops":
             function = Function(self._plan, chain, self._slot)

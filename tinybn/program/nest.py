@@ -8,8 +8,8 @@
             t0 = a0[i0]
             ...
 
-The function holds no shapes and no constants, so layers of any width share it. Its row of the table
-`t`, which begins at `k`, holds lengths, and where in the table the addresses of arrays are.
+The function contains no shapes and no constants, so layers of any width share it. Its row of the
+table `t`, which begins at `k`, holds lengths, and the positions of array addresses in the table.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ POWERS = {2: "{0} * {0}", 3: "{0} * {0} * {0}", 0.5: "np.sqrt({0})", -1: "1 / {0
 
 
 class Function:
-    """The body of the function of a chain, and its row of the table.
+    """The function of a chain: its body, and its row of the table.
 
-    slot: where in the table the address of a line is.
+    `slot` returns the position of a line's address in the table.
     """
 
     def __init__(self, plan: Plan, chain: list[Nest], slot: Callable[[Line], int]) -> None:
@@ -82,7 +82,7 @@ class Function:
         return [f"for i{k} in range({self._length(k)}):", *indented(lines)]
 
     def _reduce(self, v: Line) -> None:
-        """Combine along the innermost loops in a variable, along the others in memory."""
+        """Accumulate along the innermost loops in a variable, and along outer loops in memory."""
         at, target = loops.place(v), self._memory(v, loops.place(v))
         combined, neutral = COMBINED[v.op], f"np.{v.dtype}({NEUTRAL[v.op]})"
         term = cast(self._element(v.inputs[0], loops.full(v)), v.inputs[0].dtype, v.dtype)
@@ -111,7 +111,7 @@ class Function:
         return f"{self._argument(v, 'a', self.slot(v), f'{v.dtype}(t[{{}}])')}[{index}]"
 
     def _element(self, v: Line, at: Place) -> str:
-        """The variable that holds an element, computed as soon as its loops are there."""
+        """The variable that holds an element, computed as far out as its loops allow."""
         if (v, at) not in self._elements:
             known = loops.is_number(v) or (v in self.plan.stored and v not in self._lines)
             code = self._memory(v, at) if known else self._code(v, at)
@@ -151,10 +151,10 @@ def pattern(v: Line) -> str:
 
 
 def cast(text: str, dtype: np.dtype, to: np.dtype) -> str:
-    """The source of a number, in another dtype."""
+    """The source of a number, converted to another dtype."""
     return text if dtype == to else f"np.{to}({text})"
 
 
 def indented(lines: list[str]) -> list[str]:
-    """The lines, a level deeper."""
+    """The lines, indented one level deeper."""
     return ["    " + line for line in lines]

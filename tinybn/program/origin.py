@@ -1,8 +1,8 @@
 """Where a line comes from: the Python code that is running when it is written.
 
-tinybn's formulas use the names of their papers: `x_hat = d / sqrt(var + eps)`. So a line takes its
-name from the source: that of the innermost assignment whose whole right-hand side it computes,
-looking past the functions that return it.
+tinybn's formulas use the names of their papers: `x_hat = d / sqrt(var + eps)`. A line therefore
+takes its name from the source: from the innermost assignment whose whole right-hand side it
+computes, or from that of a caller, if the function returns it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ Span = tuple[int | None, int | None, int | None, int | None]
 def origin(paths: Mapping[int, str], outermost: int) -> Origin:
     """The origin of a line that is written now.
 
-    paths: the full names of the layers, by id. outermost: the id of the frame to stop at, so that
-    the code that calls a compiled step names nothing in it.
+    Args:
+        paths: the full names of the layers, by id.
+        outermost: the id of the frame to stop at: code outside the step must not name its lines.
     """
     section, layer, name, user = "forward", None, RETURN, ""
     frame: Any = sys._getframe(2)
@@ -97,7 +98,7 @@ def within(layer: tuple[str, str] | None, name: str) -> str:
 
 
 def full_name(line: Line) -> str:
-    """Such as 1.x_hat in layer 1, or 0.weight; "" if the formula gives the line no name."""
+    """A name such as 1.x_hat (of layer 1) or 0.weight; "" if the formula names no such line."""
     return line.static["name"] if line.op == "input" else line.origin.name
 
 

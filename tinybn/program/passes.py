@@ -1,8 +1,8 @@
 """Passes: functions that turn a program into a shorter or cheaper one.
 
-`exact` keeps every result to the last bit. `relaxed` computes the same in exact arithmetic, but
-rounds elsewhere: it moves factors that are constant along a sum out of the sum. Equal sums then
-become one, and composed batch norm is left with the sums of its closed form.
+`exact` keeps every result to the last bit. `relaxed` keeps results in exact arithmetic, but rounds
+differently: it moves factors that are constant along a sum out of the sum. Equal sums then become
+one, and the composition of batch norm is left with the sums of its closed form.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def relaxed(program: Program) -> Program:
 def rewritten(program: Program, rule: Rule) -> Program:
     """The program with each line replaced by `rule(line, emit)`.
 
-    The line that the rule receives reads the replacements of its inputs. The rule returns it, or
-    another line, or what it makes by `emit(op, *inputs, **static)`.
+    The line that the rule receives already reads the replacements of its inputs. The rule returns
+    this line, another line, or a new one made by `emit(op, *inputs, **static)`.
     """
     new: dict[Line, Line] = {}
     placed: dict[Line, None] = {}  # in order
@@ -57,11 +57,11 @@ def rewritten(program: Program, rule: Rule) -> Program:
     return Program(program.inputs, list(placed), [new.get(a, a) for a in program.outputs])
 
 
-# to the last bit
+# --- passes that keep every bit ---
 
 
 def without_dead(program: Program) -> Program:
-    """A program of only the lines that an output depends on."""
+    """The program without the lines that no output depends on."""
     needed = set(program.outputs)
     lines = []
     for line in reversed(program.lines):
@@ -72,7 +72,7 @@ def without_dead(program: Program) -> Program:
 
 
 def without_equal(program: Program) -> Program:
-    """A program that computes the same from the same only once."""
+    """The program with each set of equal lines replaced by the first of them."""
     first: dict[Any, Line] = {}
 
     def rule(line: Line, emit: Emit) -> Line:
@@ -84,12 +84,14 @@ def without_equal(program: Program) -> Program:
 
 
 NEUTRAL = {"multiply": 1, "divide": 1, "power": 1, "subtract": 0}
-"""x op this is x, bit for bit. (x + 0 is not, for -0 + 0 is 0.)"""
+"""x op this number is x, bit for bit. (x + 0 is not, because -0 + 0 is 0.)"""
 
 
 def simple(line: Line, emit: Emit) -> Line:
-    """Compute constants, and leave out what changes nothing: x · 1, a reshape to the same shape, a
-    broadcast that the next operation does by itself.
+    """Compute constants, and remove operations that change nothing.
+
+    Examples are x · 1, a reshape to the same shape, and a broadcast before an operation that
+    broadcasts by itself.
     """
     op, inputs, static = line.op, line.inputs, line.static
     if not inputs:
@@ -130,11 +132,11 @@ def _same(a: Line, line: Line) -> bool:
     return (a.shape, a.dtype, a.kind) == (line.shape, line.dtype, line.kind)
 
 
-# up to rounding
+# --- passes that round differently ---
 
 
 def reciprocal(line: Line, emit: Emit) -> Line:
-    """Multiply by reciprocals, if there are fewer of them than quotients."""
+    """Multiply by reciprocals if there are fewer of them than quotients."""
     if line.op == "divide" and line.dtype.kind == "f" and not line.kind:
         a, b = line.inputs
         if b.size < line.size and b.dtype == line.dtype and not b.kind:
@@ -143,7 +145,7 @@ def reciprocal(line: Line, emit: Emit) -> Line:
 
 
 def short_sum(line: Line, emit: Emit) -> Line:
-    """Move factors that are constant along a sum out of it, and leave out sums of centred terms."""
+    """Move factors that are constant along a sum out of it, and drop sums of centred terms."""
     if line.op not in ("sum", "sum_wide") or line.inputs[0].dtype.kind != "f":
         return line
     v, axes = line.inputs[0], line.static["axis"]
@@ -155,7 +157,7 @@ def short_sum(line: Line, emit: Emit) -> Line:
     total: Line | None = None
     for inside, then in terms:
         if _is_centred(inside, axes):
-            continue  # its sum is 0 in exact arithmetic: the path that carries no gradient
+            continue  # in exact arithmetic, its sum is 0: a path without gradient
         part = emit(line.op, inside, axis=axes)
         for op, *factor in then:
             part = emit(op, part, *factor)
@@ -168,14 +170,14 @@ reciprocals, short_sums = (partial(rewritten, rule=rule) for rule in (reciprocal
 
 
 class Term(NamedTuple):
-    """Σ `inside`, followed by the steps `then`: ("multiply", factor) or just ("negative",)."""
+    """Σ `inside`, followed by steps `then`, each ("multiply", factor) or just ("negative",)."""
 
     inside: Line
     then: list[tuple[Any, ...]]
 
 
 def _terms(v: Line, axes: tuple[int, ...], emit: Emit, depth: int = 10) -> list[Term]:
-    """Terms that add up to Σ v, with the factors that are constant along the axes moved out."""
+    """Terms that add up to Σ v, with factors that are constant along the axes moved out."""
 
     def terms(a: Line) -> list[Term]:
         return _terms(a, axes, emit, depth - 1)

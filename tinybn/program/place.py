@@ -1,4 +1,4 @@
-"""Places: where the values are that a step reads and changes, and how to check them all at once."""
+"""Places: where a step's values are, which it reads and changes, and how to check all at once."""
 
 from __future__ import annotations
 
@@ -13,37 +13,51 @@ from tinybn.backend import MODULES
 from tinybn.tensor import Tensor
 
 NOTHING = object()
-"""The value of a place that does not exist (yet, or any longer)."""
+"""The value of a place that does not exist yet, or no longer exists."""
 
 MISSING = AttributeError, LookupError, ValueError
-"""What Python raises there: ValueError for a variable of a closure."""
+"""What Python raises for such a place; ValueError is for a variable of a closure."""
 
 
 def size(container: Any) -> int:
-    """As a key: how much a container holds."""
+    """A COMPUTED key: how many items a container holds."""
     return len(container)
 
 
 def items(container: Any) -> tuple[Any, ...]:
-    """As a key: what a set holds, or the keys of a dict."""
+    """A COMPUTED key: the items of a set, or the keys of a dict."""
     return tuple(container)
 
 
 def contents(array: Any) -> Any:
-    """As a key: the numbers in an array."""
+    """A COMPUTED key: the numbers in an array."""
     return array.shape, array.dtype.str, array.tobytes()
 
 
+def referent(reference: Any) -> Any:
+    """As a key: what a weak reference refers to."""
+    return reference()
+
+
+def current(variable: Any) -> Any:
+    """As a key: the value of a context variable."""
+    return variable.get(None)
+
+
 COMPUTED = {
+    type: "type({owner}) is {value}",
+    bytes: "bytes({owner}) == {value}",
+    referent: "{owner}() is {value}",
+    current: "{owner}.get(None) is {value}",
     size: "len({owner}) == {value}",
     items: "len({owner}) == len({value}) and all(map(is_, {owner}, {value}))",
     contents: "contents({owner}) == {value}",
 }
-"""Keys whose values are computed from the owner, and expressions that test the value."""
+"""Keys that compute a value from the owner, and expressions that test this value."""
 
 
 class Place(NamedTuple):
-    """Where a value is: an entry of a container, an attribute of anything else, or COMPUTED."""
+    """Where a value is: an entry of a container, an attribute of another object, or COMPUTED."""
 
     name: str
     owner: Any
@@ -77,7 +91,7 @@ class Place(NamedTuple):
         return partial(setitem if self.is_entry else setattr, self.owner, self.key)
 
     def test(self, owner: str, key: str, value: str) -> str:
-        """A Python expression: whether the place holds the value, given the names of all three."""
+        """A Python expression that tests the value, given the names of owner, key and value."""
         if self.key in COMPUTED:
             return COMPUTED[self.key].format(owner=owner, value=value)
         if isinstance(self.owner, dict) and self.get() is NOTHING:
@@ -91,7 +105,7 @@ class Place(NamedTuple):
 def tester(places: Iterable[Place]) -> Callable[[list[Any]], bool]:
     """A function that tells whether these places hold given values. It may raise MISSING.
 
-    Python checks a hundred values fastest in one expression that is made for them:
+    Python checks a hundred values fastest in one expression made for them:
     o0[k0] is v[0] and o1.training is v[1] and …
     """
     space: dict[str, Any] = {"is_": is_, "contents": contents}

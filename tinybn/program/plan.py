@@ -1,10 +1,10 @@
 """From lines to loops: which results are stored in memory, and which lines share loops.
 
-Sums, outputs and what a matrix product reads or writes must be stored. Every other line is part of
-the expressions that need it, and is stored only if several nests would compute it.
+Sums, outputs and whatever a matrix product reads or writes must be stored. Every other line becomes
+part of the expressions that need it, unless it is expensive and several nests would compute it.
 
-Stored lines with the same loops that read the same arrays form a *nest*: one pass over memory.
-Nests that read what earlier ones made form a *chain*, which becomes one function.
+Stored lines with the same loops that read the same arrays form a *nest*, one pass over memory.
+Nests that read the results of earlier nests form a *chain*, which becomes one function.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class Plan:
     """How to run a program.
 
     Attributes:
-        numbers: The lines that Python computes.
-        homes: For an output, the input whose memory receives it.
-        stored: The lines that have memory.
-        reads: For a stored line, the stored lines that it reads, each at a place; None is anywhere.
-        chains: The nests of each function, in order.
+        numbers: the lines that Python computes.
+        homes: for an output, the input whose memory receives it.
+        stored: the lines that have memory.
+        reads: for a stored line, the stored lines that it reads and at which place (see loops.py);
+            None means any place.
+        chains: the nests of each function, in order.
     """
 
     def __init__(self, program: Program, homes: Mapping[int, int]) -> None:
@@ -52,7 +53,7 @@ class Plan:
             pass
 
     def _needed(self) -> Iterator[Line]:
-        """What must be stored."""
+        """The lines that must be stored."""
         yield from (*self.inputs, *self.outputs)
         for v in self.lines:
             yield from (a for a in v.inputs if a.op == "constant")
@@ -70,7 +71,7 @@ class Plan:
                         yield a
 
     def _scheduled(self) -> bool:
-        """Find the chains. Returns whether that is final: else, what is stored has changed."""
+        """Find the chains. False if more lines must be stored, so that it has to run again."""
         inside = {v: self._inside(v) for v in self.lines if v in self.stored}
         self.reads = {v: [(a, at) for a, at in inside[v] if a in self.stored] for v in inside}
         readers: dict[Line, set[tuple[Line, Place | None]]] = defaultdict(set)
@@ -84,7 +85,7 @@ class Plan:
             if v in self.homes:
                 in_place = set() if v.op in REDUCTIONS else {(v, loops.place(v))}
                 waits |= {q for q, _ in readers[self.homes[v]] - in_place}
-            if not waits <= where.keys():  # its home is still wanted
+            if not waits <= where.keys():  # something later still reads its home
                 self._write_later(v)
                 return False
             where[v] = self._put(v, max((where[q] for q in waits), default=(-1, 0)))
@@ -95,7 +96,7 @@ class Plan:
         return not more
 
     def _inside(self, v: Line) -> list[tuple[Line, Place | None]]:
-        """The elements that a stored line is computed from, back to those that are stored."""
+        """The elements that a stored line is computed from, back to stored ones."""
         if how(v) != "loops":
             return [(a, None) for a in loops.whole(v)]
         found: dict[tuple[Line, Place | None], None] = {}
@@ -109,7 +110,7 @@ class Plan:
         return list(found)
 
     def _write_later(self, v: Line) -> None:
-        """Store an output elsewhere; a copy at the end brings it home."""
+        """Store an output elsewhere, and copy it to its home at the end."""
         copy = copied(v)
         self.homes[copy] = self.homes.pop(v)
         self.outputs[self.outputs.index(v)] = copy
@@ -117,8 +118,10 @@ class Plan:
         self.lines.append(copy)
 
     def _put(self, v: Line, after: tuple[int, int]) -> tuple[int, int]:
-        """Put a line into the first nest that fits, else at the end of the chain that it waits for,
-        else into a new chain. Returns its chain and nest.
+        """Put a line into a nest, and return the numbers of its chain and nest.
+
+        This is the first nest that fits, else a new one at the end of the chain that the line waits
+        for, else a new one in a new chain.
         """
         if how(v) == "loops":
             for c, chain in enumerate(self.chains):
@@ -134,9 +137,10 @@ class Plan:
         return len(self.chains) - 1, 0
 
     def _fits(self, v: Line, nest: Nest) -> bool:
-        """Whether a nest can compute v too. Its loops must be the same, and it must share an array
-        with the nest. It may read the results of the nest, and overwrite what the nest reads, only
-        at the place where the loops are.
+        """Whether a nest can compute v, too.
+
+        v must have the same loops, and share an array with the nest. It may read the results of the
+        nest, and overwrite what the nest reads, only at the element that the loops have reached.
         """
         if how(nest[0]) != "loops" or loops.lengths(v) != loops.lengths(nest[0]):
             return False
@@ -150,7 +154,7 @@ class Plan:
 
 
 def wide(v: Line, emit: Emit) -> Line:
-    """The line; a sum of floats becomes a sum in float64 that is rounded at its end."""
+    """The line, or for a sum of floats, a sum in float64 that is rounded at the end."""
     if v.op != "sum" or v.dtype.kind != "f" or v.dtype not in loops.DTYPES:
         return v
     total = emit("sum_wide", *v.inputs, **v.static)

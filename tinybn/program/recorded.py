@@ -1,8 +1,8 @@
-"""Recorded arrays: the third backend. They hold no numbers, only the line that would compute them.
+"""Recorded arrays: they hold no numbers, only the line that would compute them.
 
-A recorded array answers NumPy's operators, functions and methods by writing a line. It is a cell:
-an in-place change makes it refer to another line, and everybody who holds it sees the change, as
-with NumPy. Views can't follow such a change, so views, and arrays that have views, refuse it.
+A recorded array answers NumPy's operators, functions and methods by writing a line. It is mutable:
+an in-place change makes it refer to another line, and every holder of the array sees the change, as
+in NumPy. Views can't follow such a change, so views, and arrays with views, refuse it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class RecordingError(RuntimeError):
 
 
 def refused(message: str, where: str = "") -> RecordingError:
-    """The error; it begins with the line of the user's code."""
+    """The error, whose message begins with the line of the user's code."""
     return RecordingError(f"{where or user_line()}: {message}")
 
 
 def needs_numbers(what: str) -> Any:
-    """A method that refuses, since it needs the numbers of an array that has none."""
+    """A method that raises, because it needs the numbers of an array that has none."""
 
     def method(self: Recorded, *_: Any, **__: Any) -> NoReturn:
         raise refused(
@@ -56,7 +56,7 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
         self.library.recording.made.append(weakref.ref(self))
 
     def check_later(self, check: Callable[[Any], None]) -> None:
-        """Check the numbers at each run, since there are none now."""
+        """Check the numbers at each run, because there are none now."""
         recording = self.library.recording
         if self.line.op != "input":
             raise refused("only an argument can be checked here: pass it as one")
@@ -67,7 +67,7 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self.line.ndim)
     size = property(lambda self: self.line.size)
     hollow = property(lambda self: np.broadcast_to(False, self.shape))
-    """An array of this shape without memory: NumPy says what shapes its views have."""
+    """An array of this shape that takes no memory. Its views tell the shapes of ours."""
 
     __hash__ = object.__hash__
     __bool__ = needs_numbers("bool() (if, while, and, or, not)")
@@ -76,6 +76,16 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     __contains__, __format__ = map(needs_numbers, ("`in`", "a formatted number"))
     __array__, __dlpack__ = map(needs_numbers, ("a NumPy array (np.asarray)", "DLPack"))
     item, tolist, tobytes = map(needs_numbers, (".item()", ".tolist()", ".tobytes()"))
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What isinstance sees: float or int for a number, as in the step that is not recorded."""
+        return self.line.kind or type(self)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if callable(getattr(np.ndarray, name, None)) and not name.startswith("__"):
+            raise refused(f"an array's .{name}() is not recorded: use tb.ops")
+        raise AttributeError(f"a recorded array has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<recorded {self.line.op}: {self.dtype} {self.shape}>"
@@ -109,7 +119,7 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     # changes in place
 
     def become(self, new: Recorded) -> Recorded:
-        """Refer to the line of `new` from now on, in this dtype."""
+        """Refer to the line of `new` from now on, converted to this array's dtype."""
         if self.line in self.library.recording.viewed or self.line.op == "input":
             raise refused(
                 "an argument, a parameter, a view or an array with views is changed in place, "
@@ -161,7 +171,7 @@ class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
         return total / (self.size // total.size)
 
     def reshaped(self, like: np.ndarray) -> Recorded:
-        """The same elements in the shape that NumPy gave to a view of `hollow`."""
+        """The same elements in the shape of `like`, a view of `hollow`."""
         return self.library.write("reshape", self, shape=like.shape)
 
     def reshape(self, *shape: Any) -> Recorded:

@@ -24,9 +24,12 @@ from tinybn.walk import Contribution
 class Recording:
     """The lines of a step, and what is known about them while it runs.
 
-    inputs, sources: the program's inputs, and where the value of each comes from. viewed: lines
-    that are views or have views. checks: functions of an input, by its number, that raise if its
-    numbers are wrong. made: all recorded arrays.
+    Attributes:
+        inputs: the program's inputs.
+        sources: for each input, where its value comes from (see `Step`).
+        viewed: the lines that are views or have views.
+        checks: pairs of an input's number and a function that raises if its values are wrong.
+        made: weak references to all recorded arrays.
     """
 
     def __init__(self, state: State, backend: str) -> None:
@@ -66,7 +69,7 @@ class Recording:
         return library.ndarray(line)
 
     def captured(self, array: Any) -> Recorded:
-        """A recorded array for one that is not: a constant, unless it existed before the step."""
+        """A recorded array for a real one: an input if `state` found it, otherwise a constant."""
         if line := self._captured.get(id(array)):
             return self.libraries[name_of(array)].ndarray(line)
         if not isinstance(array, np.generic | np.ndarray):
@@ -74,7 +77,7 @@ class Recording:
         return self.library.ndarray(constant(np.array(array)[()]))
 
     def forget(self) -> None:
-        """End the recording; RecordingError if somebody still holds one of its arrays."""
+        """End the recording; RecordingError if something still holds one of its arrays."""
         for line in self.lines:
             _explain_sums(line)
         for array in (ref() for ref in self.made):
@@ -84,10 +87,10 @@ class Recording:
                     array.line.origin.user or "a recorded step",
                 )
 
-    # the two callbacks of `watch`
+    # --- the two callbacks of `watch` ---
 
     def output(self, node: Node, array: Any) -> None:
-        """Name what a recorded op returns after the op, if its formula gives it no name."""
+        """Name the result of a recorded op after the op, if its formula gives it no name."""
         if line := self._line(array):
             self._outputs[node.time] = line
             if not full_name(line):
@@ -95,9 +98,9 @@ class Recording:
                 line.origin = line.origin._replace(name=name)
 
     def contribution(self, c: Contribution) -> None:
-        """Note which rule the lines behind a contribution are part of, and name that d_…"""
+        """Note which rule wrote the lines behind a contribution, and name the contribution d_…"""
         value, upstream, source, output = map(self._line, (c.value, c.upstream, c.source, c.node))
-        if not (value and upstream and output):  # of a graph of constants
+        if not (value and upstream and output):  # no array was recorded
             return
         for line in filter(None, (upstream, source)):
             _explain_sums(line)
@@ -109,7 +112,7 @@ class Recording:
             line.origin = line.origin._replace(layer=layer, name=name, rule=rule)
 
     def _line(self, of: Any) -> Line | None:
-        """The line of a Tensor, of an array, or of what a node returned; None for constants."""
+        """The line of a Tensor, of an array, or of a node's output; None for constants."""
         if isinstance(of, Node):
             return self._outputs.get(of.time)
         array = of._data if isinstance(of, Tensor) else of
@@ -117,7 +120,7 @@ class Recording:
 
 
 def _unexplained(line: Line) -> list[Line]:
-    """The lines of a backward pass behind this one whose rule is not known yet, newest first."""
+    """This line and the ones it was computed from whose rule is not known yet, newest first."""
     found: dict[Line, None] = {}
     stack = [line]
     while stack:
@@ -129,7 +132,7 @@ def _unexplained(line: Line) -> list[Line]:
 
 
 def _explain_sums(line: Line) -> None:
-    """A sum of contributions, behind or at this line, is named like the last of them."""
+    """Name sums of contributions, at or behind this line, after their last term."""
     for total in reversed(_unexplained(line)):
         explained = [a.origin for a in total.inputs if a.origin.rule]
         if explained:

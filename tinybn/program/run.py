@@ -1,4 +1,4 @@
-"""Running a recorded step: check that it still fits, hand over the arrays, store the results."""
+"""Run a recorded step: check that it still fits, hand over the arrays, store the results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _grad = attrgetter("grad")
 
 
 class Run:
-    """A recorded step, connected to what it reads and changes.
+    """A recorded step, connected to everything it reads and changes.
 
-    At most calls, all arrays and settings are the same objects as at the last call. Then a single
-    expression says so, and the machine has the arrays already.
+    Usually, all arrays and settings are the same objects as at the last call. A single expression
+    then confirms this, and the machine already has the arrays.
 
-    homes: for each output that the machine writes to the memory of an input, that input.
+    homes: for each output that the machine writes over an input, that input.
     """
 
     def __init__(self, step: Step, machine: Any, homes: dict[int, int]) -> None:
@@ -44,7 +44,7 @@ class Run:
         self.known = [*(None for _ in arrays), *(value for _, value in settings)]
         self.unchanged = tester(self.places)
         self.strided: list[int] = []
-        # What the machine overwrites, and how often it was referred to when only we did
+        # What the machine overwrites, and its reference counts while nobody else refers to it
         self.written = [n for n, (i, _) in enumerate(self.slots) if i in written]
         self.graded = [p.owner for i, p in self.slots if i in written and p.is_gradient]
         self.owned: list[Any] = []
@@ -67,7 +67,7 @@ class Run:
         return counts == alike and [*map(type, counts)] == self.types
 
     def _update(self) -> bool:
-        """Whether other arrays have the same shapes and dtypes, and other settings are equal."""
+        """Whether new arrays have the old shapes and dtypes, and new settings are equal to old."""
         now = [place.get() for place in self.places]
         for array, shape in zip(now, self.shapes, strict=False):
             if not is_array(array) or (array.shape, array.dtype) != shape:
@@ -106,7 +106,7 @@ class Run:
             place.set(None)
         now = tick()
         for tensor in self.changed:
-            tensor._changed = now
+            tensor._changed = [now]
         for k in step.tensors:
             results[k] = wrap(results[k])
         return mapped(
@@ -119,9 +119,9 @@ class Run:
         return [*map(sys.getrefcount, self.owned), *map(sys.getrefcount, gradients)]
 
     def _own(self) -> None:
-        """Copy what the machine overwrites, at first and whenever anybody else refers to it.
+        """Copy what the machine overwrites: at the first call, and whenever others refer to it.
 
-        So anybody who holds a parameter's array or gradient keeps its numbers, as in eager mode.
+        Code that holds a parameter's array or gradient thus keeps its numbers, as in eager mode.
         """
         copy = None
         for n in self.written:

@@ -1,4 +1,4 @@
-"""The program as NumPy source: it reads well, and it runs as it is printed."""
+"""The program as NumPy source, which runs as it is printed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def function(program: Program, xp: Any, name: str = "step") -> Callable[..., tup
 
 
 def named(program: Program) -> dict[Line, str]:
-    """A different name for each line: its label, with a number if another line has that label."""
+    """A unique name for each line: its label, numbered if another line has the same label."""
     names: dict[Line, str] = {}
     counts = dict.fromkeys(("t", *names_for(None)), 0)  # names that the source itself refers to
     for line in (*program.inputs, *program.lines):
@@ -78,7 +78,7 @@ def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
 
 
 def _reference(line: Line, names: dict[Line, str]) -> str:
-    """The name of a line, or a constant itself."""
+    """The name of a line, or the text of a constant."""
     if line.op != "constant":
         return names[line]
     text = expression(line.op, [], line.static)

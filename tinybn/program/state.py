@@ -1,21 +1,22 @@
-"""What a step reaches: the models, optimizers, Tensors, arrays and numbers that it refers to.
+"""What a step can reach: the models, optimizers, Tensors, arrays and numbers that it refers to.
 
-Python lets a function read and change anything. A program must neither freeze a value by mistake
-nor lose a change. So every value that can be reached from the code of the step (its closure, the
-globals and attributes that it names, and what these refer to) is one of these:
+Python lets a function read and change anything. A program must not freeze a value by mistake, and
+must not lose a change. Every value that the code of the step can reach (through its closure, the
+globals and attributes that it names, and what these refer to) is therefore one of these:
 
 state      arrays, and numbers that change from step to step: inputs and outputs of the program.
-captured   arrays in tuples, which can't be replaced there: inputs. If their numbers change, the
+captured   arrays in tuples, where nothing can replace them: inputs. If their numbers change, the
            step is recorded again.
-settings   everything else (flags, sizes, which layers there are). If one changes between two calls,
-           the step is recorded again. A step that changes one itself is refused.
+settings   everything else (flags, sizes, the list of layers). If one changes between two calls, the
+           step is recorded again. A step that changes one itself raises RecordingError.
 """
 
 from __future__ import annotations
 
-import functools
+import gc
 import random
 import types
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,23 +26,14 @@ import numpy as np
 
 from tinybn.nn.module import Module
 from tinybn.optim import Optimizer
-from tinybn.program.names import attributes_of, by_user, names_in, operators
+from tinybn.program.names import attributes_of, by_user, names_in, operators, parts_of
 from tinybn.program.place import COMPUTED, NOTHING, Place, contents, is_array, items, same, size
 from tinybn.program.recorded import refused
 from tinybn.tensor import Tensor
 
-PARTS: dict[Any, tuple[str, ...]] = {
-    types.FunctionType: ("__code__", "__defaults__", "__kwdefaults__"),
-    types.MethodType: ("__func__", "__self__"),
-    functools.partial: ("func", "args", "keywords"),
-    functools.cached_property: ("func",),
-    property: ("fget", "fset"),
-}
-"""Attributes through which Python's own objects refer to others."""
-
 
 class State:
-    """Everything that a step reaches.
+    """Everything that a step can reach.
 
     arrays: places of arrays, and of gradients, which may be None. numbers: places of learning rates
     and counts. captured: places of arrays in tuples, and the arrays. settings: places, and what
@@ -60,7 +52,7 @@ class State:
         self._containers: list[tuple[str, Any]] = []
         self._seen: dict[Any, Any] = {}  # places and objects
         self._words = {"forward", "update"}  # and every name in the code of what is called
-        self._objects: list[tuple[str, Any]] = []  # whose attributes matter if the code names them
+        self._objects: list[tuple[str, Any]] = []  # their attributes matter if the code names them
         self._enter("step", step)
         for i, thing in enumerate(named):
             self._enter(f"argument {i}", thing)
@@ -73,11 +65,11 @@ class State:
         """Decide what a place is. number: whether a number there is state, not a setting."""
         if place.id in self._seen:
             return
-        self._seen[place.id] = place  # which keeps its owner, so that no other gets that id
+        self._seen[place.id] = place  # keeps its owner alive, so that its id stays unique
         value = place.get()
-        if is_array(value) and isinstance(place.owner, tuple):
+        if is_array(value) and (isinstance(place.owner, tuple) or place.key in COMPUTED):
             self.captured.append((place, value))
-            self.settings.append((Place(place.name, value, contents), contents(value)))
+            self._fix(place.name, value, contents)
         elif is_array(value) or place.is_gradient:
             self.arrays.append(place)
         elif number and isinstance(value, int | float | np.generic) and type(value) is not bool:
@@ -99,6 +91,7 @@ class State:
             self._objects.append((name, value))
         if user and not static:
             self._words |= operators(type(value))
+            self._fix(f"the class of {name}", value, type)
         if attributes is not None:
             self._hold(f"the attributes of {name}", attributes)
         if isinstance(value, Tensor):
@@ -118,6 +111,13 @@ class State:
                 self._visit(Place(f"{name}[{key!r}]", parts, key))
         elif isinstance(value, types.FunctionType):
             self._enter_function(value)
+        elif isinstance(value, types.MappingProxyType):
+            self._enter(name, gc.get_referents(value)[0])
+        elif isinstance(value, bytearray | array):
+            self._fix(name, value, bytes)
+        elif isinstance(value, np.ndarray):  # of strings, for instance
+            self._fix(name, value, contents)
+            self._enter(name, tuple(value.flat) if value.dtype.hasobject else ())
         elif hasattr(value, "__next__") and not user:
             raise refused(
                 f"the step refers to an iterator, {name}: call next() outside, and pass what it "
@@ -130,16 +130,17 @@ class State:
             for key in attributes or ():
                 self._visit(Place(f"{name}.{key}", attributes, key))
         else:
-            self._visit_parts(name, value)
+            for place in parts_of(name, value):
+                self._visit(place)
 
     def _hold(self, name: str, container: Any, key: Any = size) -> None:
-        """A container must keep its size, or its items."""
+        """Note that a container must keep its size, or its items."""
         self._containers.append((name, container))
-        self.settings.append((Place(name, container, key), key(container)))
+        self._fix(name, container, key)
 
-    def _visit_parts(self, name: str, value: Any) -> None:
-        for key in next((keys for kind, keys in PARTS.items() if isinstance(value, kind)), ()):
-            self._visit(Place("self" if key == "__self__" else name, value, key))
+    def _fix(self, name: str, owner: Any, key: Any) -> None:
+        """Something COMPUTED must stay the same."""
+        self.settings.append((Place(name, owner, key), key(owner)))
 
     def _enter_function(self, function: types.FunctionType) -> None:
         """Visit the variables that a user's function mentions."""
@@ -152,10 +153,11 @@ class State:
             self._visit(Place(name, cell, "cell_contents"))
         for name in sorted(variables):
             self._visit(Place(name, function.__globals__, name))
-        self._visit_parts(function.__name__, function)
+        for place in parts_of(function.__name__, function):
+            self._visit(place)
 
     def _enter_module(self, name: str, module: Module) -> None:
-        """Visit a model's state. The model's name is part of theirs only if there are several."""
+        """Visit a model's state. Its names include the model's only if there are several models."""
         path = self.paths.setdefault(id(module), name if self.paths else "")
         prefix = f"{path}." if path else ""
         for child_name, child in module.children():
@@ -180,7 +182,7 @@ class State:
     def _visit_attributes(self) -> None:
         """Visit the attributes that the code names, until no new code is found.
 
-        So a log that a trainer keeps, but the step never mentions, may grow from step to step.
+        A log that a trainer keeps, but the step never mentions, may thus grow from step to step.
         """
         count = 0
         while count < len(self._seen):
@@ -196,14 +198,14 @@ class State:
                 yield Place(f"{name}.{key}", memory, key)
 
     def fixed(self) -> list[tuple[Place, Any]]:
-        """What must be the same at each call: settings, and which memory and gradients exist."""
+        """What must not change between calls: settings, and which memory and gradients exist."""
         places = [Place(name, memory, size) for name, memory in self._memories]
         places += [place for place in self.arrays if place.get() is None]
         return [*self.settings, *((place, place.get()) for place in places)]
 
     @contextmanager
     def restored(self) -> Iterator[Callable[[], str | None]]:
-        """Put everything back afterwards. The function that this yields names a changed setting."""
+        """Put everything back afterwards. Yields a function that names a changed setting."""
         state = *self.arrays, *self.numbers
         tensors = [place.owner for place in self.arrays if isinstance(place.owner, Tensor)]
         times = [Place("", tensor, "_changed") for tensor in tensors]

@@ -1,8 +1,8 @@
 """A recorded step: the program, where its inputs come from, and where its outputs go.
 
-The user's function, the layers, the rules, the walk and the optimizers run as they always do, on
-arrays of a third kind. They find these arrays in the models and leave their results there. Whatever
-they leave is an output of the program. Then everything is put back as it was.
+The user's function, the layers, the rules, the walk and the optimizers run as usual, but on
+recorded arrays. They find these arrays in the models, and leave their results there. Whatever they
+leave is an output of the program. Afterwards, everything is put back as it was.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from tinybn.program.tree import bare, leaves_of, mapped, names_of
 from tinybn.tensor import Tensor, wrap
 
 STEP = "a recorded step"
-"""The location in errors that no single line of the user's code causes."""
+"""The location named in errors that no single line of the user's code causes."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Marks where the output with this number is returned; if negative, the argument."""
+    """Marks where an output, or an argument, is returned.
+
+    number: that of the output; if negative, that of the argument, counted from the end.
+    """
 
     number: int
 
@@ -41,13 +44,13 @@ class Result:
 class Step:
     """`function(*args, **keywords)`, recorded.
 
-    program: what it does. sources: for each input a Place, the number of an argument, or a function
-    that draws it. alike: for each of the state's numbers, the first one that is the same input;
-    equal counts are. checks: inputs, and functions that raise if their values are wrong. assigned:
-    outputs, and the places where they go. homes: outputs that fit into the memory of the input at
-    their place, and that input. gradients: outputs, and the arguments whose gradients they are.
-    cleared: places of gradients that are None afterwards. returned: what the function returns, with
-    Results among its leaves. tensors: the outputs that are Tensors there.
+    program: what the step does. sources: for each input, a Place, the number of an argument, or a
+    function that draws it. alike: for each of the state's numbers, the first that shares its input
+    (equal counts share one). checks: inputs, and functions that raise if their values are wrong.
+    assigned: outputs, and the places where they go. homes: outputs that fit into the memory of the
+    input at their place, and that input. gradients: outputs, and the arguments whose gradients they
+    are. cleared: places of gradients that are None afterwards. returned: what the function returns,
+    with a Result for each output. tensors: the outputs that are returned as Tensors.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class Step:
         results: dict[int, Any] = {id(a): Result(i - len(given)) for i, a in enumerate(given)}
         self.returned = mapped(lambda leaf: self._returned(leaf, results), result)
 
-    # before
+    # --- before the step runs ---
 
     def _install(self) -> Iterator[tuple[Place, Line | None]]:
         """Replace the state by recorded arrays and numbers. A missing gradient has no line."""
@@ -147,7 +150,7 @@ class Step:
         what = large if type(leaf) is int else f"a {type(leaf).__name__}"
         raise refused(f"argument {i} is {what}: expected arrays, Tensors and numbers")
 
-    # afterwards
+    # --- afterwards ---
 
     def _output(self, array: Any) -> int:
         self._outputs.append(self.recording.library.lift(array))
@@ -180,7 +183,7 @@ class Step:
                 new.origin = new.origin._replace(name=f"new_{name}")
 
     def _returned(self, leaf: Any, known: dict[int, Any]) -> Any:
-        """The leaf, or the Result in its place. A leaf that occurs twice is one Result."""
+        """The leaf, or a Result in its place. A leaf that occurs twice gets one Result."""
         new = id(leaf) not in known and id(leaf) not in self.state.tensors
         if new and isinstance(bare(leaf), Recorded | np.ndarray):
             k = self._output(bare(leaf))
@@ -192,7 +195,7 @@ class Step:
 def record(
     function: Callable[..., Any], args: Any, keywords: Any, state: State, backend: str
 ) -> Step:
-    """Record the step twice: whatever differs is not a constant, and must not become one."""
+    """Record the step twice: what differs is not constant, and must not be frozen into it."""
     random = [(get, put, get()) for get, put in state.generators()]
     try:
         first, second = (Step(function, args, keywords, state, backend) for _ in range(2))
@@ -203,7 +206,7 @@ def record(
     for a, b in zip_longest(first.program.lines, second.program.lines):
         if a is None or b is None or a.op != b.op or _constants(a) != _constants(b):
             raise refused(
-                "this computes something else when the step runs once more: a random number, or a "
+                "this computes something else when the step runs again: a random number, or a "
                 "count that is kept somewhere: pass it as an argument, or make it a buffer of a "
                 "Module",
                 (a or b).origin.user,
@@ -220,12 +223,12 @@ def _constants(line: Line) -> list[Any]:
 
 
 def fits(number: int) -> bool:
-    """Whether an integer has no more than 64 bits, like those of a program."""
+    """Whether an integer has at most 64 bits, like those of a program."""
     return -(2**63) <= number < 2**63
 
 
 def check_tensors(leaves: Iterable[Any], state: State) -> None:
-    """Arguments that are Tensors have to be leaves of their own, or RecordingError."""
+    """RecordingError unless all arguments that are Tensors are separate leaves."""
     tensors = [(i, leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     ids = [id(leaf) for _, leaf in tensors]
     for i, leaf in tensors:

@@ -13,7 +13,7 @@ from tinybn.tensor import Tensor
 def mapped(f: Callable[[Any], Any], tree: Any) -> Any:
     """The same tree with f(leaf) in place of each leaf."""
     if isinstance(tree, dict):
-        made = copy(tree)  # of its class
+        made = copy(tree)  # a copy keeps its class
         for key, value in tree.items():
             made[key] = mapped(f, value)
         return made
@@ -32,7 +32,7 @@ def leaves_of(tree: Any) -> list[Any]:
 
 
 def names_of(function: Callable[..., Any], args: Any, keywords: Any, count: int) -> list[str]:
-    """What the function calls its arguments, if each is one leaf."""
+    """The names of the function's arguments, if each is a single leaf; else arg0, arg1, …"""
     try:
         names = list(inspect.signature(function).bind(*args, **keywords).arguments)
     except (TypeError, ValueError):  # a built-in function may have no signature
