@@ -5,7 +5,7 @@ import operator
 
 import numpy as np
 import pytest
-from numeric import draw
+from numeric import draw, here
 
 import tinybn as tb
 from tinybn import ops
@@ -154,9 +154,9 @@ def test_a_new_array_does_not_disturb_those_who_hold_the_old_one():
 
 def test_constants_may_change_after_the_call():
     x = leaf(4, 3)
-    buffer, condition = draw((4, 3), seed=1), draw((4, 3), seed=2) > 0
+    buffer, condition = here(draw((4, 3), seed=1)), here(draw((4, 3), seed=2) > 0)
     index, labels = np.array([0, 2, 2]), np.array([0, 1, 2, 0])
-    weight, mean = leaf(3, 2, seed=3), np.zeros(3)
+    weight, mean = leaf(3, 2, seed=3), here(np.zeros(3))
 
     def loss():
         y = ops.where(condition, x, 2 * x) * buffer
@@ -197,7 +197,7 @@ def test_statistics_and_labels_with_a_history_are_refused():
 
 NORMS = {
     "batch_norm": lambda x: ops.batch_norm(x),
-    "evaluation": lambda x: ops.batch_norm(x, mean=np.zeros(4) + 0.5, var=np.ones(4)),
+    "evaluation": lambda x: ops.batch_norm(x, mean=here(np.zeros(4) + 0.5), var=here(np.ones(4))),
     "layer_norm": lambda x: ops.layer_norm(x),
     "rms_norm": lambda x: ops.rms_norm(x),
     "group_norm": lambda x: ops.group_norm(x, 2),
@@ -242,3 +242,15 @@ def test_second_derivatives_of_power_where_the_exponent_is_0():
     first = tb.grad(a**b, [a, b], create_graph=True)
     found = [tb.grad(g, x, retain_graph=True)[0].item() for g in first for x in (a, b)]
     np.testing.assert_allclose(found, [0, 1 / 3, 1 / 3, np.log(3) ** 2], rtol=1e-6)
+
+
+def test_powers_of_infinity_have_finite_gradients_where_the_exponent_is_0():
+    x = tb.tensor([np.inf, 0.0, 2.0], requires_grad=True)
+    np.testing.assert_array_equal(tb.grad((x**0).sum(), x)[0].numpy(), 0)
+
+
+def test_a_parameter_without_axes_can_be_set():
+    p = tb.tensor(2.0, requires_grad=True)
+    p.data = p.data * 3  # of which NumPy makes a scalar
+    assert p.data.shape == ()
+    assert (p.item(), p.dtype) == (6, np.float32)

@@ -50,6 +50,11 @@ def _no_tensor(data: Any, error: Exception) -> str:
     return f"cannot make a Tensor of this {type(data).__name__}: {error}"
 
 
+def as_array(y: Any) -> Array:
+    """`y` as an array: where a result has no axes, NumPy returns a scalar."""
+    return np.asarray(y) if isinstance(y, np.generic) else y
+
+
 def shares_memory(y: Array, a: Array) -> bool:
     """Whether y is the array a, or both are views of one array."""
     return y is a or (getattr(y, "base", None) is not None and _owner(y) is _owner(a))

@@ -21,8 +21,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol
 
+from tinybn.arrays import as_array
 from tinybn.modes import current_mode, use_fused
-from tinybn.op import Op, as_array, module_of
+from tinybn.op import Op, module_of
 from tinybn.tensor import Tensor
 
 P = ParamSpec("P")

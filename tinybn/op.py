@@ -18,14 +18,14 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 import numpy as np
 
 from tinybn import anomaly
-from tinybn.arrays import shares_memory
+from tinybn.arrays import as_array, shares_memory
 from tinybn.backend import MODULES, Array, common_module
 from tinybn.modes import current_mode
 from tinybn.node import Node, record
 from tinybn.parameters import Parameters, picker, reads
 from tinybn.tensor import Tensor, time_of_change, wrap
 
-__all__ = ["Node", "Op", "Primitive", "as_array", "module_of", "primitive"]
+__all__ = ["Node", "Op", "Primitive", "module_of", "primitive"]
 
 P = ParamSpec("P")
 Rule: TypeAlias = Callable[..., Any]
@@ -195,11 +195,6 @@ class Primitive(Op):
             rule(*pick(values)) if need else None
             for need, rule, pick in zip(needed, self.rules, self.pick, strict=True)
         ]
-
-
-def as_array(y: Any) -> Array:
-    """`y` as an array: where a result has no axes, NumPy returns a scalar."""
-    return np.asarray(y) if isinstance(y, np.generic) else y
 
 
 def module_of(array: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from tinybn import backend as backends
-from tinybn.arrays import holds, new_array
+from tinybn.arrays import as_array, holds, new_array
 from tinybn.backend import MODULES, Array
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Tensor(Methods):
         if array is self._data:  # and has changed, as by `t.data -= a`
             time_of_change(self)[0] = tick()
             return
-        if isinstance(array, Tensor) or MODULES[type(array)] is None:
+        if isinstance(array, Tensor) or MODULES[type(as_array(array))] is None:
             raise TypeError(
                 f"data must be an array, got {type(array).__name__}: use the `data` of a Tensor, "
                 "as in p.data -= lr * p.grad.data"
@@ -103,7 +103,7 @@ class Tensor(Methods):
             raise ValueError("the data of an op's output can't be replaced: detach() it first")
         if self._tracked and array.dtype.kind != "f":
             raise _not_differentiable(array.dtype)
-        self._data = array
+        self._data = as_array(array)
         self._changed = [tick()]
 
     @property

@@ -20,9 +20,10 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tinybn import anomaly
+from tinybn.arrays import as_array
 from tinybn.fusion import FusedOp
 from tinybn.modes import Block, Mode, current_mode, set_mode
-from tinybn.op import Node, as_array, primitive
+from tinybn.op import Node, primitive
 from tinybn.summation import add_up
 from tinybn.tensor import Tensor, wrap
 

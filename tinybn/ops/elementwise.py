@@ -78,7 +78,7 @@ def _one_less(a: Any, b: Any) -> Any:
     """b - 1; but 1 where a and b are 0, since 0 * 0 ** -1 would be NaN."""
     if hasattr(b, "shape"):
         return where((a == 0) * (b == 0), 1, b - 1)
-    return b - 1 if b else 1
+    return b - 1 if b else 0
 
 
 def _log_or_0(a: Any) -> Any:
