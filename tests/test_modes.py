@@ -197,6 +197,7 @@ def backward():
     (x * x).sum().backward()
 
 
+@pytest.mark.host("interrupts would hit CuPy, too")
 @pytest.mark.parametrize("action", [nested, decorated, backward])
 def test_no_interrupt_leaves_a_mode_behind(action, monkeypatch):
     hits, left = interrupted(action, 2000, 3.0, monkeypatch)

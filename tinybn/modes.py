@@ -76,8 +76,8 @@ def _mode_in(blocks: Iterable[Block]) -> Mode:
 class _Exit:
     """The `__exit__` of `in_mode`: another one for each `with` statement, which alone holds it.
 
-    An interrupt can stop Python code before its first line, also an `__exit__`. But it can't stop
-    the statement from dropping what it holds. So a block is over when its `__exit__` is gone.
+    An interrupt can stop an `__exit__` in Python before its first line, but it can't keep the
+    statement from dropping what it holds. So a block is over when its `__exit__` is gone.
     """
 
     def __get__(self, manager: in_mode | None, owner: type) -> Callable[..., None]:
@@ -103,6 +103,7 @@ class in_mode:  # noqa: N801, it is used like a function
     """Run a block, or a function that it decorates, in another `Mode`.
 
     Blocks may end in any order. One object may begin several blocks, even in several threads.
+    What copies the context, such as an asyncio task, stays in a block until that ends.
     """
 
     __exit__ = _Exit()
