@@ -38,6 +38,7 @@ def training(seed, compiled=None):
     return lambda: step(x, labels).item()
 
 
+@pytest.mark.host("thousands of steps take minutes")
 @pytest.mark.parametrize("compiled", [None, "numpy", "numba"])
 def test_memory_is_flat_without_the_garbage_collector(compiled):
     if compiled == "numba":
