@@ -76,10 +76,11 @@ def test_threads_train_as_if_each_were_alone():
     alone = [[step() for _ in range(30)] for step in map(training, range(8))]
     together = [[] for _ in range(8)]
 
+    steps = [training(i) for i in range(8)]
+
     def run(i):
-        step = training(i)
         with tb.use_fused(True):
-            together[i] += [step() for _ in range(30)]
+            together[i] += [steps[i]() for _ in range(30)]
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
