@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -68,8 +69,17 @@ def run_all(
 def _begin(lock: Any, lines: Any) -> None:
     """Prepare a new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     tqdm.set_lock(lock)
     training.bar_position = lines.get()
+
+
+def _end_with_the_parent() -> None:
+    """End this process when its parent is gone, even if nobody could tell it so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _timed(run: Callable[[Record], Record], config: Record) -> Record:

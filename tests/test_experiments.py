@@ -347,6 +347,38 @@ def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     assert len(configs) == len(set(configs)) == 6
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of children")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_experiment_leaves_no_workers_running(how, tmp_path):
+    command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "2"]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "TOY_SECONDS": "0.2", "PATH": ""}
+    process = started(
+        [*command, "--out", str(tmp_path), "--seeds", "100"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not ((runs := tmp_path / "runs.jsonl").exists() and runs.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(how)
+    process.wait(10)
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 10
+    while any(map(running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def running(pid):
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

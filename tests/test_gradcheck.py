@@ -216,3 +216,30 @@ def test_a_function_that_is_linear_has_no_second_derivative_to_get_wrong():
 def test_what_can_not_be_checked_is_refused(call, kind, message):
     with np.errstate(invalid="ignore"), pytest.raises(kind, match="gradcheck: .*" + message):
         call()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("gap", [5, 10, 11, 12, 15, 20, 30, 40])
+def test_a_small_result_of_large_intermediates_is_no_mistake(gap, order):
+    """The loss is about exp(-gap), but made of 1 + exp(-gap), whose rounding it inherits."""
+    for logits in ([[gap, 0.0, -1.0]], [[gap, gap - 1.0, 0.0], [0.0, 0.0, 1.0]]):
+        labels = np.zeros(len(logits), int)
+        gradcheck(
+            lambda z, y=labels: ops.cross_entropy(z, y),
+            [here(np.array(logits, float))],
+            order=order,
+        )
+
+
+@pytest.mark.parametrize("gap", [1, 11, 15])
+@pytest.mark.parametrize(
+    "mistake", [lambda g: 1.001 * g, lambda g: (1 + 1e-5) * g, lambda g: g + 1e-6], ids=[1, 2, 3]
+)
+def test_small_mistakes_in_small_gradients_are_rejected(mistake, gap):
+    @primitive(mistake)
+    def same(xp, a):
+        return a * 1
+
+    logits = here(draw((3, 4)) + gap * np.eye(3, 4))
+    with pytest.raises(GradientError):
+        gradcheck(lambda z: ops.cross_entropy(same(z), np.arange(3)), [logits])

@@ -140,15 +140,42 @@ def test_a_graph_that_was_freed_is_refused():
         graph.tree(y)
 
 
-def test_texts_of_users_are_escaped():
-    w = tb.tensor([1.0], requires_grad=True)
-    name = 'a\\"<b>\n\x1b[31m&#`'
-    y = w * 2
-    left = graph.tree(y, names={name: w})
-    assert 'a\\"<b>\\n\\x1b[31m&#`' in left
-    assert "\x1b" not in left
-    assert len(left.splitlines()) == 2
-    found = graph.dot(y, names={name: w})
-    assert 'label="a\\\\\\"<b>\\\\n\\\\x1b[31m&#`\\n' in found
-    found = graph.mermaid(y, names={name: w})
-    assert 'n0(["a\\#34;#60;b#62;\\n\\x1b[31m#38;#35;#96;<br>' in found
+def test_a_layer_that_is_used_twice_is_noted_twice_and_left_as_it_was():
+    relu = tb.nn.ReLU()
+    model = tb.nn.Sequential(tb.nn.Linear(3, 4), relu, tb.nn.Linear(4, 2), relu)
+    own = relu.forward = relu.forward
+    with graph.layers(model) as outer, graph.layers(model) as spans:
+        y = model(leaves()[0])
+    assert [span.label for span in spans].count("ReLU()") == 2
+    assert len(outer) == len(spans) == 4
+    assert graph.tree(y, spans=spans).count("ReLU()") == 2
+    assert relu.forward is own
+    assert "forward" not in vars(model[0])
+
+
+def test_the_tree_of_a_long_graph_stays_narrow_and_shows_every_op_once():
+    y, _ = leaves()
+    for _ in range(3000):
+        y = -y
+    lines = graph.tree(y).splitlines()
+    assert max(map(len, lines)) < 200
+    assert sum("elementwise.py" in line for line in lines) == 3000
+    below = [re.search(r"#\d+", line)[0] for line in lines if line.endswith("(see below)")]
+    starts = [line.split()[0] for line in lines if line.startswith("#")]
+    assert below == starts
+    assert len(starts) == 3000 // graph.DEEPEST - 1
+
+
+def test_names_of_users_break_no_picture_and_send_nothing_to_the_terminal():
+    x, _ = leaves()
+    name = 'a\\n"<b>`#1;\n\x1b[31m\u2028]'
+    names = {name: x}
+    y = x * 2
+    assert "\x1b" not in graph.tree(y, names=names)
+    assert len(graph.tree(y, names=names).splitlines()) == 2
+    assert r'label="a\\n\"<b>`#1;\\n\\x1b[31m\\u2028]\n(6, 3) float32"' in graph.dot(y, names=names)
+    assert len(graph.dot(y, names=names).splitlines()) == 6
+    text = re.search(r'n0\(\["(.*)"\]\)', graph.mermaid(y, names=names))[1]
+    shown = re.sub(r"#(\d+);", lambda m: chr(int(m[1])), text.rsplit("<br>", 1)[0])
+    assert shown == r'a\n"<b>`#1;\n\x1b[31m\u2028]'
+    assert not set(text.removesuffix("<br>(6, 3) float32")) & set('<>"`\\')

@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import ctypes
+import random
+import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 
 import tinybn as tb
-from tinybn.modes import Mode, current_mode
+from tinybn.modes import Mode, current_mode, set_mode
 
 
 def recording():
@@ -94,3 +99,107 @@ def test_errors_end_a_block():
         with contextlib.suppress(kind), tb.no_grad():
             raise kind
     assert current_mode() == Mode()
+
+
+def test_blocks_that_begin_and_end_by_hand():
+    off = tb.no_grad()
+    off.__enter__()
+    with off:
+        assert not recording()
+    assert not recording()
+    off.__exit__(None, None, None)
+    assert recording()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(off)
+        stack.enter_context(tb.use_fused(False))
+        assert (recording(), current_mode().fused) == (False, False)
+    assert current_mode() == Mode()
+
+
+def test_a_generator_that_ends_leaves_a_block_of_the_same_object_alone():
+    off = tb.no_grad()
+
+    def inside():
+        with off:
+            yield
+
+    generator = inside()
+    next(generator)
+    with off:
+        generator.close()
+        assert not recording()
+    assert recording()
+
+
+class Stop(Exception):  # noqa: N818
+    """What the interrupts raise."""
+
+
+def interrupted(action, times, seconds, monkeypatch):
+    """How often an interrupt hit a loop of `action`, and how often it left a mode behind.
+
+    Another thread raises Stop in this one, as Ctrl-C would, at any moment. It locks nothing and
+    raises only while `armed`, so nothing else is hit. As in a REPL, the tracebacks are kept.
+    """
+    armed, over = [False], [False]
+    here = ctypes.c_ulong(threading.get_ident())
+    random_numbers = random.Random(0)
+
+    def interrupt():
+        while not over[0]:
+            if not armed[0]:
+                time.sleep(0)
+                continue
+            moment = time.perf_counter() + random_numbers.random() * 60e-6
+            while time.perf_counter() < moment:
+                pass
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(here, ctypes.py_object(Stop))
+            armed[0] = False
+
+    monkeypatch.setattr(sys, "last_traceback", None, raising=False)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(2e-6)
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    hits = left = 0
+    end = time.monotonic() + seconds
+    while hits < times and time.monotonic() < end:
+        try:
+            armed[0] = True
+            while True:
+                action()
+        except Stop as stop:
+            sys.last_traceback = stop.__traceback__
+        while armed[0]:
+            pass
+        hits += 1
+        if current_mode() != Mode():
+            left += 1
+            set_mode(Mode())
+    over[0] = True
+    thread.join()
+    sys.setswitchinterval(interval)
+    return hits, left
+
+
+def nested():
+    with tb.no_grad(), tb.use_fused(False):
+        pass
+
+
+@tb.no_grad()
+def decorated():
+    pass
+
+
+def backward():
+    x = tb.tensor(np.ones(2), requires_grad=True)
+    (x * x).sum().backward()
+
+
+@pytest.mark.host("interrupts would hit CuPy, too")
+@pytest.mark.parametrize("action", [nested, decorated, backward])
+def test_no_interrupt_leaves_a_mode_behind(action, monkeypatch):
+    hits, left = interrupted(action, 2000, 3.0, monkeypatch)
+    assert hits > 100
+    assert left == 0

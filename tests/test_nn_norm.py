@@ -410,3 +410,19 @@ def test_running_statistics_are_exact_and_keep_their_dtype():
     np.testing.assert_allclose(layer.running_var.numpy(), var, rtol=1e-6)
     layer(here(x.astype(np.float64)))
     assert layer.running_mean.dtype == layer.running_var.dtype == np.float32
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_images_of_uint8_are_normalized_like_their_values(training, compiled):
+    if compiled:
+        pytest.importorskip("numba")
+    images = here(np.random.default_rng(0).integers(0, 256, (4, 3, 5, 5)).astype(np.uint8))
+    found = []
+    for x in (images, images.astype(np.float64)):
+        layer = nn.BatchNorm(3).train(training)
+        forward = tb.compile(lambda x, layer=layer: layer(x)) if compiled else layer
+        outputs = [forward(x).numpy() for _ in range(3)]
+        found.append([*outputs, layer.running_mean.numpy(), layer.running_var.numpy()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)

@@ -14,7 +14,7 @@ notes, all ops inside a layer are drawn as one box:
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +23,9 @@ from typing import Any, NamedTuple, TypeAlias
 from tinybn.nn.module import Module
 from tinybn.op import Node, Op, Primitive
 from tinybn.tensor import Tensor, tick
+
+DEEPEST = 30
+"""So many levels of a tree are indented; what lies deeper starts again at the left."""
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -47,7 +50,7 @@ Names: TypeAlias = Mapping[str, Tensor] | None
 Spans: TypeAlias = Sequence[Span]
 
 
-MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '#"<>&`'})
+MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '#"<>&`\\'})
 DOT = str.maketrans({c: f"\\{c}" for c in '"\\'})
 """How characters are written that would mean something there."""
 
@@ -56,7 +59,11 @@ DOT = str.maketrans({c: f"\\{c}" for c in '"\\'})
 def layers(model: Module) -> Iterator[list[Span]]:
     """Note when each layer of `model` (each Module without children) runs inside this block."""
     spans: list[Span] = []
-    inner = [module for module in model.modules() if not any(module.children())]
+    inner = {  # a layer that is used twice is one layer
+        module: vars(module).get("forward")
+        for module in model.modules()
+        if not any(module.children())
+    }
 
     def noting(layer: Module, forward: Callable[..., Tensor]) -> Any:
         def run(*args: Any, **keywords: Any) -> Tensor:
@@ -72,8 +79,10 @@ def layers(model: Module) -> Iterator[list[Span]]:
     try:
         yield spans
     finally:
-        for layer in inner:
+        for layer, own in inner.items():
             del layer.forward
+            if own:
+                layer.forward = own  # type: ignore[method-assign]
 
 
 class Vertex(NamedTuple):
@@ -158,7 +167,7 @@ def _vertex(box: Any, nodes: list[Node], inputs: list[int], called: dict[Tensor,
         title, rules = box.label, f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
     else:
         title, rules = box.op.name, _where(box.op)
-    return Vertex(_printable(title), f"{last.shape} {last.dtype}", rules, inputs)
+    return Vertex(_printable(title), f"{last.shape} {last.dtype}", _printable(rules), inputs)
 
 
 def _printable(text: str) -> str:
@@ -182,24 +191,36 @@ def _where(op: Op) -> str:
 def tree(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
     """The history of a Tensor as indented text, from the output back to the leaves.
 
-    What is read more than once gets a number, and is shown in full the first time. Arguments: see
+    What is read more than once gets a number, and is shown in full the first time. So does what
+    lies too deep to be indented: it is shown below, at the left. Arguments: see
     `vertices`.
     """
     found = vertices(tensor, names=names, spans=spans)
     readers = Counter(i for vertex in found for i in vertex.inputs)
     lines: list[tuple[str, str]] = []
-    shown: dict[int, int] = {}
-    stack = [(len(found) - 1, "", "")]  # a box, what leads to it, and what leads its inputs
-    while stack:
-        i, lead, below = stack.pop()
-        title, array, rules, inputs = found[i]
-        again = i in shown
-        if inputs and readers[i] > 1:
-            title = f"#{shown.setdefault(i, len(shown) + 1)} {title}"
-        lines.append((f"{lead}{title} {array}", "(see above)" if again else rules))
-        for k, j in reversed([*enumerate(inputs, 1)] if not again else []):
-            branch, rest = ("└─ ", "   ") if k == len(inputs) else ("├─ ", "│  ")
-            stack.append((j, below + branch, below + rest))
+    numbers: dict[int, int] = {}
+    shown: set[int] = set()
+    below = deque([len(found) - 1])  # the boxes that start at the left
+    while below:
+        start = below.popleft()
+        stack = [(start, "", "")] if start not in shown else []  # a box, what leads to it and on
+        while stack:
+            i, lead, indent = stack.pop()
+            title, array, note, inputs = found[i]
+            again = bool(inputs) and i in shown
+            later = bool(inputs) and len(indent) >= 3 * DEEPEST
+            if inputs and (readers[i] > 1 or later or i in numbers):
+                title = f"#{numbers.setdefault(i, len(numbers) + 1)} {title}"
+            if again or later:
+                note = "(see above)" if again else "(see below)"
+                below += [] if again else [i]
+                inputs = []
+            else:
+                shown.add(i)
+            lines.append((f"{lead}{title} {array}", note))
+            for k, j in reversed([*enumerate(inputs, 1)]):
+                branch, rest = ("└─ ", "   ") if k == len(inputs) else ("├─ ", "│  ")
+                stack.append((j, indent + branch, indent + rest))
     width = max(len(left) for left, _ in lines)
     return "\n".join(f"{left:<{width}}   {right}".rstrip() for left, right in lines)
 

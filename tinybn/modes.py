@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -25,7 +26,7 @@ class Mode(NamedTuple):
         fused: fused ops run their closed forms, not their compositions.
         anomaly: ops look for NaN and inf.
         report, outputs: the callbacks of `watch`.
-        blocks: what each enclosing block changes, outermost first. Must stay the last attribute.
+        blocks: the enclosing blocks, outermost first. Must stay the last attribute.
     """
 
     record: bool = True
@@ -33,44 +34,91 @@ class Mode(NamedTuple):
     anomaly: bool = False
     report: Callable[[Any], None] | None = None
     outputs: Callable[[Any, Any], None] | None = None
-    blocks: tuple[dict[str, Any], ...] = ()
+    blocks: tuple[Block, ...] = ()
+
+    def within(self, block: Block) -> Mode:
+        """The mode in a block in this mode."""
+        return self._replace(**block.changes, blocks=(*self.blocks, block))
+
+
+class Block:
+    """What one block changes, and whether it goes on."""
+
+    __slots__ = ("changes", "held")
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+        self.held: Callable[[], object] | None = None
+        """Returns None once the `with` statement is over. None: it lasts until somebody ends it."""
 
 
 _mode: ContextVar[Mode] = ContextVar("tinybn_mode", default=Mode())  # noqa: B039, it is immutable
-current_mode: Callable[[], Mode] = _mode.get
+_next: ContextVar[Block | None] = ContextVar("tinybn_next", default=None)
 set_mode: Callable[[Mode], object] = _mode.set
+
+
+def current_mode() -> Mode:
+    """The mode here, after forgetting the blocks that are over."""
+    mode = _mode.get()
+    for block in mode.blocks:
+        if block.held and block.held() is None:
+            mode = _mode_in([b for b in mode.blocks if not b.held or b.held() is not None])
+            set_mode(mode)
+            break
+    return mode
+
+
+def _mode_in(blocks: Iterable[Block]) -> Mode:
+    mode = Mode()
+    for block in blocks:
+        mode = mode.within(block)
+    return mode
+
+
+class _Exit:
+    """The `__exit__` of `in_mode`: another one for each `with` statement, which alone holds it.
+
+    An interrupt can stop an `__exit__` in Python before its first line, but it can't keep the
+    statement from dropping what it holds. So a block is over when its `__exit__` is gone.
+    """
+
+    def __get__(self, manager: in_mode | None, owner: type) -> Callable[..., None]:
+        if manager is None:
+            return lambda manager, *error: manager.__exit__(*error)
+        block = Block(**manager.changes)
+        leave = functools.partial(_leave, block)
+        block.held = weakref.ref(leave)
+        _next.set(block)
+        return leave
+
+
+def _leave(block: Block, *_: object) -> None:
+    """End the block or, if it never began, the newest like it that was begun by hand."""
+    blocks = current_mode().blocks
+    same = [b for b in blocks if b is block] or [
+        b for b in blocks if b.changes == block.changes and not b.held
+    ]
+    set_mode(_mode_in(b for b in blocks if b not in same[-1:]))
 
 
 class in_mode:  # noqa: N801, it is used like a function
     """Run a block, or a function that it decorates, in another `Mode`.
 
     Blocks may end in any order. One object may begin several blocks, even in several threads.
+    What copies the context, such as an asyncio task, stays in a block until that ends.
     """
+
+    __exit__ = _Exit()
 
     def __init__(self, **changes: Any) -> None:
         self.changes = changes
 
     def __enter__(self) -> None:
-        before = current_mode()
-        try:
-            set_mode(before._replace(**self.changes, blocks=(*before.blocks, self.changes)))
-        except BaseException:  # an interrupt right after it was set
-            set_mode(before)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._leave()
-        except BaseException:
-            self._leave()
-            raise
-
-    def _leave(self) -> None:
-        blocks = current_mode().blocks
-        for i in reversed(range(len(blocks))):
-            if blocks[i] is self.changes:
-                set_mode(_mode_in(blocks[:i] + blocks[i + 1 :]))
-                return
+        block = _next.get()  # from looking up `__exit__`, unless this is called by hand
+        _next.set(None)
+        if block is None or block.changes != self.changes or not (block.held and block.held()):
+            block = Block(**self.changes)
+        set_mode(current_mode().within(block))
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -94,13 +142,6 @@ class in_mode:  # noqa: N801, it is used like a function
                     return function(*args, **kwargs)
 
         return decorated
-
-
-def _mode_in(blocks: tuple[dict[str, Any], ...]) -> Mode:
-    mode = Mode(blocks=blocks)
-    for changes in blocks:
-        mode = mode._replace(**changes)
-    return mode
 
 
 def no_grad() -> in_mode:

@@ -15,7 +15,7 @@ import numpy as np
 from tinybn import anomaly
 from tinybn.backend import MODULES, Array
 from tinybn.modes import Mode
-from tinybn.tensor import Tensor, tick
+from tinybn.tensor import tick
 
 if TYPE_CHECKING:
     from tinybn.op import Op

@@ -160,7 +160,7 @@ def _or(number: float, param: Any) -> Any:
     return number if param is None else param
 
 
-@functools.cache
+@functools.lru_cache(64)
 def _columns(xp: Any, n: int) -> Array:
     return xp.arange(n)
 

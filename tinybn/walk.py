@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from tinybn import anomaly
 from tinybn.arrays import as_array
 from tinybn.fusion import FusedOp
-from tinybn.modes import Mode, current_mode, in_mode
+from tinybn.modes import Block, Mode, current_mode, set_mode
 from tinybn.op import Node, primitive
 from tinybn.summation import add_up
 from tinybn.tensor import Tensor, wrap
@@ -67,8 +67,10 @@ def walk(
     goal = None
     if wanted is not None:
         nodes, goal = _leading_to(wanted, nodes)
-    with in_mode(record=graph):
-        mode = current_mode()
+    before = current_mode()
+    mode = before.within(Block(record=graph))
+    try:  # faster than `with in_mode`; no interrupt fits between here and set_mode, which is C
+        set_mode(mode)
         for node in nodes:
             g = totals[node] if wanted and node in wanted else totals.pop(node)
             for i, source, value in contributions(node, g, goal, mode):
@@ -81,6 +83,8 @@ def walk(
         if wanted is not None:
             totals = {key: totals[key] for key in wanted & totals.keys()}
         return _owned(totals, seeds)
+    finally:
+        set_mode(before)
 
 
 def newest_first(seeds: Iterable[Any], wanted: Collection[Any] = ()) -> list[Node]:

@@ -3,13 +3,18 @@ between two calls.
 """
 
 import functools
+import gc
 import threading
+import warnings
+import weakref
 
 import numpy as np
 import pytest
+from numeric import here
 
 import tinybn as tb
 from program.steps import BATCHES, assert_same, classifier, sgd, trained
+from tinybn.program.compiled import KINDS
 
 NUMPY = functools.partial(tb.compile, backend="numpy")
 RUNNERS = {"numpy": (NUMPY, 0), "numba": (tb.compile, 2e-5)}
@@ -502,3 +507,25 @@ def test_without_a_recent_numba_numpy_runs_the_program_after_one_warning(
             assert_same(one, expected, 0)
     finally:
         compiled._has_numba.cache_clear()
+
+
+def test_a_step_with_ever_new_shapes_keeps_few_recordings():
+    """And one that is used all the time is not among those that it forgets."""
+    step = tb.compile(lambda x: x * 2, backend="numpy")
+    often = here(np.ones(7, np.float32))
+    step(often)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        step(often)
+        run = step.latest
+        lost = []
+        for n in range(100, 300):
+            x = here(np.ones(n, np.float32))
+            step(x)
+            step(x)
+            lost.append(weakref.ref(step.latest))
+            step(often)
+    gc.collect()
+    assert step.recordings == 201
+    assert sum(ref() is not None for ref in lost) < KINDS
+    assert [run] in step.runs.values()

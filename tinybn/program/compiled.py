@@ -23,7 +23,7 @@ from tinybn.modes import current_mode
 from tinybn.program.passes import exact, relaxed
 from tinybn.program.recorded import Recorded
 from tinybn.program.run import Run
-from tinybn.program.source import Program, function
+from tinybn.program.source import OnNumPy, Program
 from tinybn.program.state import State
 from tinybn.program.step import Step, fits, record
 from tinybn.program.tree import bare, leaves_of
@@ -37,8 +37,8 @@ if hasattr(os, "register_at_fork"):  # a child gets no lock that a thread of its
         before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
     )
 
-MANY = 16
-"""A step recorded this often warns. Each kind of argument keeps only this many recordings."""
+MANY, KINDS = 16, 64
+"""A step recorded MANY times warns. It keeps that many for each of the KINDS used last."""
 
 OLDEST_NUMBA = "0.62"
 """The LLVM of older ones ends the process when it meets the larger of two floats."""
@@ -67,12 +67,15 @@ class Compiled:
         flat = not keywords and SIMPLE.issuperset(map(type, args))
         leaves = args if flat else leaves_of((args, keywords))
         with LOCK:  # also for an eager call: while one thread records, models hold no numbers
-            found = self.runs.get(key)
+            found = self.runs.pop(key, None)
             if found is None:
                 watched = mode.anomaly or mode.report or mode.outputs  # these need to see each op
                 if not watched and not any(isinstance(bare(a), Recorded) for a in leaves):
                     self.runs[key] = []
+                    if len(self.runs) > KINDS:
+                        del self.runs[next(iter(self.runs))]
                 return self.step(*args, **keywords)
+            self.runs[key] = found  # the latest now
             for run in found:
                 if run.fits():
                     return run(leaves)
@@ -103,23 +106,6 @@ class Compiled:
         self.latest = Run(step, *machine(step, backend, self.backend))
         found.append(self.latest)
         return self.latest
-
-
-class OnNumPy:
-    """Runs the printed program as it is: on CuPy, and on NumPy without Numba."""
-
-    def __init__(self, program: Program, xp: Any) -> None:
-        self.source = str(program)
-        self.function = function(program, xp)
-        self.read = [program.inputs.index(line) for line in program.parameters()]
-        self.given: list[Any] = [None] * len(program.inputs)
-
-    def bind(self, i: int, value: Any) -> None:
-        self.given[i] = value
-
-    def run(self) -> tuple[Any, ...]:
-        results = self.function(*[self.given[i] for i in self.read])
-        return tuple(np.asarray(r) if isinstance(r, np.generic) else r for r in results)
 
 
 def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]:

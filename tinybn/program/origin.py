@@ -61,7 +61,7 @@ def origin(paths: Mapping[int, str], outermost: int) -> Origin:
     return Origin(section, layer, within(layer, "" if name == RETURN else name), None, user)
 
 
-@functools.cache
+@functools.lru_cache(1000)
 def _spans(code: CodeType) -> list[Span]:
     """The piece of source that each instruction computes."""
     return list(code.co_positions())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from tinybn.arrays import as_array
 from tinybn.program.line import Line, expression, names_for
 from tinybn.program.origin import label
 
@@ -48,6 +49,23 @@ def function(program: Program, xp: Any, name: str = "step") -> Callable[..., tup
     space = names_for(xp)
     exec(compile(source(program, name), f"<program {name}>", "exec"), space)  # noqa: S102, our text
     return space[name]
+
+
+class OnNumPy:
+    """Runs the printed program as it is: on CuPy, and on NumPy without Numba."""
+
+    def __init__(self, program: Program, xp: Any) -> None:
+        self.source = str(program)
+        self.function = function(program, xp)
+        self.read = [program.inputs.index(line) for line in program.parameters()]
+        self.given: list[Any] = [None] * len(program.inputs)
+
+    def bind(self, i: int, value: Any) -> None:
+        self.given[i] = value
+
+    def run(self) -> tuple[Any, ...]:
+        results = self.function(*[self.given[i] for i in self.read])
+        return tuple(map(as_array, results))
 
 
 def named(program: Program) -> dict[Line, str]:
