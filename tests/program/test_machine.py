@@ -570,6 +570,18 @@ def test_damaged_files_are_compiled_again(monkeypatch: Any, tmp_path: Any) -> No
         assert all(len(path.read_bytes()) > 1_000 for path in whole)
 
 
+def test_a_full_disk_leaves_no_file_behind(monkeypatch: Any, tmp_path: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setenv("TINYBN_CACHE", str(tmp_path))
+    monkeypatch.setattr(jit.os, "replace", full)
+    jit.load.cache_clear()
+    b = Build()
+    check(b.program(b.add(b.input((3, 4)), 2)))
+    assert not [*tmp_path.iterdir()]
+
+
 def test_without_a_folder_that_may_be_written_to(tmp_path: Any) -> None:
     file = tmp_path / "file"
     file.write_text("")

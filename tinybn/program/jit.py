@@ -94,9 +94,12 @@ def _keep(path: Path, code: bytes) -> None:
     with contextlib.suppress(OSError):  # the folder may be read-only
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with open(handle, "wb") as file:
-            file.write(code)
-        os.replace(temporary, path)
+        try:
+            with open(handle, "wb") as file:
+                file.write(code)
+            os.replace(temporary, path)
+        except OSError:  # a full disk
+            os.unlink(temporary)
 
 
 @cache
