@@ -161,7 +161,6 @@ def test_a_command_says_which_extra_it_needs():
 @pytest.mark.parametrize(
     "line",
     [
-        "-m tinybn --help",
         "-m benchmarks --quick --rounds 1 --threads 1 --rivals --only overhead --out",
         "examples/demo.py --seeds 1 --epochs 1 --out",
         "examples/cookie_factory.py --no-plot --out",
