@@ -21,7 +21,8 @@ def train(backend, norm, make, steps=20, model=None, optimizer=None):
     with tb.use_backend(backend):
         model = model or nn.MLP([20, 32, 32, 5], norm, rng=np.random.default_rng(0))
         optimizer = optimizer or make(model.parameters())
-        schedule = optim.Schedule(optimizer, optim.warmup(5, optim.cosine(20, 0.1), start=0.2))
+        factor = optim.warmup(5, optim.cosine(20, 0.1), start=0.2)
+        schedule = optim.Schedule(optimizer, factor, lr=optimizer.lr)
         x, losses = tb.tensor(X), []
         assert {p.backend for p in (x, *model.parameters())} == {backend}
         for _ in range(steps):
