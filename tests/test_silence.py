@@ -176,6 +176,22 @@ def test_constants_may_change_after_the_call():
                 np.testing.assert_array_equal(g.numpy(), e.numpy())
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_tensors_given_as_constants_may_change_after_the_call(fused):
+    def gradient(change):
+        x, gamma = leaf(4, 3), leaf(3, seed=1)
+        mean, var = tb.tensor(draw((3,), seed=2)), tb.tensor(np.ones(3))
+        with tb.use_fused(fused):
+            y = (ops.batch_norm(x, gamma, mean=mean, var=var) ** 2).sum()
+        if change:
+            mean.data += 5
+            var.data *= 3
+        return [g.numpy() for g in tb.grad(y, [x, gamma], create_graph=True)]
+
+    for found, expected in zip(gradient(True), gradient(False), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 # What has no gradient
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tinybn import anomaly
 from tinybn.backend import MODULES, Array
 from tinybn.modes import Mode
-from tinybn.tensor import tick
+from tinybn.tensor import Tensor, tick, wrap
 
 if TYPE_CHECKING:
     from tinybn.op import Op
@@ -80,4 +80,6 @@ def copied(value: Any) -> Any:
     """A constant that stays as it is, whatever happens to the arrays in it."""
     if isinstance(value, tuple | list):
         return type(value)(map(copied, value))
+    if isinstance(value, Tensor):  # one with a history is refused where a constant is needed
+        return value if value.requires_grad else wrap(value.data.copy())
     return value.copy() if MODULES.get(type(value)) is not None else value

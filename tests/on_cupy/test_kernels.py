@@ -24,7 +24,7 @@ CALLS = {
     "batch_norm": ("batch_norm", {}, [X, CHANNELS, CHANNELS], 5),
     "batch_norm, 4 axes": ("batch_norm", {}, [(3, 6, 5, 2), CHANNELS, CHANNELS], 5),
     "batch_norm, plain": ("batch_norm", {}, [X], 5),
-    "batch_norm, evaluation": ("batch_norm", GIVEN, [X, CHANNELS, CHANNELS], 6),
+    "batch_norm, evaluation": ("batch_norm", GIVEN, [X, CHANNELS, CHANNELS], 8),  # copies 2
     "layer_norm": ("layer_norm", {}, [X, CHANNELS, CHANNELS], 6),
     "layer_norm, 2 axes": ("layer_norm", {"axis": (1, 2)}, [(7, 3, 4), (3, 4), (3, 4)], 6),
     "layer_norm, plain": ("layer_norm", {}, [X], 5),
