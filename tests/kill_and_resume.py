@@ -24,6 +24,10 @@ def stamp(path):
     return path.stat().st_mtime_ns if path.exists() else None
 
 
+def is_writing(folder):
+    return any(p.name.endswith(".tmp") for p in folder.glob(".*"))
+
+
 def main(folder, kills, *options):
     arguments = ["--no-plot", "--save-every", "1", "--out", str(folder), *options]
     path = folder / "checkpoint.npz"
@@ -36,20 +40,26 @@ def main(folder, kills, *options):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             resume = ["--resume"] if path.exists() else []
             os._exit(train_mlp.main([*arguments, *resume]))
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
         if moments.random() < 0.3:  # while it begins
             time.sleep(moments.uniform(0, 0.3))
         else:  # or a few steps after the first that it saves
             before = stamp(path)
-            ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
             while stamp(path) == before and os.waitid(os.P_PID, child, ended) is None:
                 time.sleep(0.002)
             time.sleep(moments.uniform(0, 0.05))
+            while (  # or just when it writes again
+                killed % 3 == 0
+                and not is_writing(folder)
+                and os.waitid(os.P_PID, child, ended) is None
+            ):
+                pass
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             return f"ended with {status} after {killed} kills"
         killed += 1
-        writing += any(p.name.endswith(".tmp") for p in folder.glob(".*"))
+        writing += is_writing(folder)
         if path.exists():
             checkpoint.load(path)
     step = int(checkpoint.load(path)["progress/number"])

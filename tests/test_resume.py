@@ -77,10 +77,11 @@ def test_a_run_that_is_killed_fifty_times_ends_with_the_same_numbers(tmp_path):
     script = [sys.executable, kill_and_resume.__file__, str(tmp_path / "killed"), "50", *options]
     killed = subprocess.run(script, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     found = re.search(
-        r"50 kills, \d+ while writing, then at step (\d+); ended with 0", killed.stdout
-    )  # how many hit a write hangs on the machine
+        r"50 kills, (\d+) while writing, then at step (\d+); ended with 0", killed.stdout
+    )
     assert found, killed.stdout + killed.stderr
-    assert int(found[1]) >= 30
+    assert int(found[1]) >= 3
+    assert int(found[2]) >= 30
     assert train_mlp.main([*options, "--no-plot", "--out", str(tmp_path / "whole")]) == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     left = {p.name for p in (tmp_path / "killed").iterdir()}
