@@ -26,7 +26,10 @@ def assign(changes: Iterable[tuple[Any, str, Any]]) -> None:
 
 
 def fit(
-    state: Mapping[str, Any], own: Mapping[str, Any], problems: Iterable[str] = ()
+    state: Mapping[str, Any],
+    own: Mapping[str, Any],
+    problems: Iterable[str] = (),
+    convert: bool = True,
 ) -> dict[str, Any]:
     """Convert the values of a state dict to what an object holds under the same names.
 
@@ -35,6 +38,7 @@ def fit(
         own: by name, a Tensor or an array, whose shape, dtype and backend the value gets, or a
             number. Floating-point values may have another precision.
         problems: what the caller already found wrong, such as a missing name.
+        convert: whether floating-point arrays get the dtype, or just have to fit into it.
 
     Returns:
         Arrays and Python numbers, for the names that `state` and `own` share.
@@ -70,7 +74,7 @@ def fit(
             if changed.any():
                 problems.append(f"{name}: {value[changed].flat[0]} is too large for {like.dtype}")
             backend = like.backend if isinstance(like, Tensor) else name_of(like)
-            values[name] = move(new, backend)
+            values[name] = move(new if convert or value.dtype.kind != "f" else value.copy(), backend)
     if problems:
         raise ValueError("load_state_dict changed nothing: " + "; ".join(sorted(problems)))
     return values

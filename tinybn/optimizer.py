@@ -162,7 +162,7 @@ class Optimizer:
             if 0 < len(found) < len(likes):
                 problems.append(f"parameter {i} has only {found}")
             own |= {f"{i}.{name}": like for name, like in likes.items()}
-        values = fit(state, own, problems)
+        values = fit(state, own, problems, convert=False)  # `step` does, after a Module.to
         lr = values.pop("lr")
         if not 0 <= lr < math.inf:
             raise ValueError(f"load_state_dict changed nothing: expected an lr >= 0, got {lr}")

@@ -197,19 +197,7 @@ def test_fused_is_composed_at_moderate_ends(name, dtype, data):
         )
 
 
-LOST = [name for name in NORMS if name != "cross_entropy"]
-LOST += [
-    pytest.param(
-        "cross_entropy",
-        marks=pytest.mark.xfail(
-            strict=True,
-            reason="of an infinite logit, the composition's gradient is finite, the closed form's NaN",
-        ),
-    )
-]
-
-
-@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("name", [*NORMS])
 @share(0.4)
 @given(DTYPES, st.data())
 def test_fused_and_composed_are_lost_together(name, dtype, data):

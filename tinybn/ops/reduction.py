@@ -115,16 +115,16 @@ def std(a: Input, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> T
 
 
 def _peak(a: Input, axis: Axis) -> Array:
-    """The largest finite element, as a constant: exp(a - peak) does not overflow."""
-    peak = max(a.data if isinstance(a, Tensor) else a, axis, keepdims=True)
-    xp = module_of(peak)
-    return xp.where(xp.isfinite(peak), peak, 0)
+    """The largest element, as a constant: exp(a - peak) does not overflow."""
+    return max(a.data if isinstance(a, Tensor) else a, axis, keepdims=True)
 
 
 def logsumexp(a: Input, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(a), without overflow: m + log Σ exp(a - m) with m = max(a)."""
     b = _checked("logsumexp", a, axis)
     peak = _peak(b, axis)
+    xp = module_of(peak)
+    peak = xp.where(xp.isfinite(peak), peak, 0)  # log Σ exp(±inf) is ±inf
     y = narrow(log(sum(exp(b - peak), axis, keepdims=True)) + peak, a)
     return y if keepdims else squeeze(y, axis=tuple(range(y.ndim)) if axis is None else axis)
 

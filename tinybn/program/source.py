@@ -92,7 +92,11 @@ def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
     if line.op == "broadcast_to" and a.op == "constant" and not a.shape:  # CuPy takes no numbers
         value = line.dtype.type(a.static["value"]).item()
         return expression("full", [], {"shape": line.shape, "value": value, "dtype": line.dtype})
-    return expression(line.op, [_reference(a, names) for a in line.inputs], line.static)
+    texts = [_reference(a, names) for a in line.inputs]
+    if line.op == "power" and not line.shape:  # the last bit differs for NumPy's scalars
+        given = zip(line.inputs, texts, strict=True)
+        texts = [text if a.kind else f"np.asarray({text})" for a, text in given]
+    return expression(line.op, texts, line.static)
 
 
 def _reference(line: Line, names: dict[Line, str]) -> str:
