@@ -92,7 +92,7 @@ MISTAKES = {
         x & x
         x[2]
         x["a"]
-        tb.use_backend("gpu").__enter__()
+        tb.use_backend("gpu")
         """,
     "Gradients": """
         x.backward()
@@ -106,6 +106,7 @@ MISTAKES = {
         tb.grad([x.sum()], [x], [1.0, 2.0])
         tb.no_grad()(steps)
         tb.use_fused(False)(steps)
+        tb.use_fused(twice)
         tb.watch(print)(steps)
         tb.detect_anomaly().__call__(lambda: ops.log(x - 1))()
         """,

@@ -4,11 +4,12 @@ import numpy as np
 
 import tinybn as tb
 from tinybn import backend
+from tinybn.modes import current_mode
 
 
 def here(array):
     """`array`, a NumPy array, on the backend that the tests run on: what an op can take beside Tensors."""
-    return backend.move(array, backend.default() or "numpy")
+    return backend.move(array, current_mode().backend or "numpy")
 
 
 def host(value):

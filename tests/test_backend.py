@@ -11,6 +11,7 @@ import pytest
 import tinybn as tb
 from tinybn import __main__ as command
 from tinybn import backend, diagnosis
+from tinybn.modes import current_mode
 
 pytestmark = pytest.mark.host("what is said of a CuPy that is absent or can't run")
 
@@ -97,7 +98,7 @@ def test_a_cupy_that_is_not_installed(monkeypatch):
     with pytest.raises(
         tb.BackendUnavailableError, match=r"not installed: run `pip install 'cupy-c"
     ):
-        tb.use_backend("cupy").__enter__()
+        tb.use_backend("cupy")
     with pytest.raises(tb.BackendUnavailableError, match="not installed"):
         tb.nn.Linear(2, 2).to("cupy")
     with pytest.raises(tb.BackendUnavailableError, match="not installed"):
@@ -174,7 +175,7 @@ class Absent:
 def test_unknown_backends_are_refused_with_the_known_ones():
     for call in (
         lambda: tb.tensor([1.0], backend="jax"),
-        lambda: tb.use_backend("jax").__enter__(),
+        lambda: tb.use_backend("jax"),
         lambda: tb.tensor([1.0]).to("jax"),
     ):
         with pytest.raises(ValueError, match=r"unknown backend 'jax'.*'numpy', 'cupy'"):
@@ -185,9 +186,9 @@ def test_unknown_backends_are_refused_with_the_known_ones():
 
 def test_use_backend_ends_with_its_block():
     with tb.use_backend("numpy"):
-        assert backend.default() == "numpy"
+        assert current_mode().backend == "numpy"
         assert tb.tensor([1.0]).backend == "numpy"
-    assert backend.default() is None
+    assert current_mode().backend is None
 
 
 class Foreign:

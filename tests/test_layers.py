@@ -11,7 +11,8 @@ PACKAGE = Path(tinybn.__file__).parent
 
 LAYERS = [
     {"diagnosis", "parameters"},
-    {"backend", "modes"},
+    {"modes"},
+    {"backend"},
     {"arrays"},
     {"tensor", "summation"},
     {"anomaly"},

@@ -6,17 +6,16 @@ CuPy is imported only when it is first needed.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from tinybn import diagnosis
+from tinybn.modes import in_mode
 
 Array: TypeAlias = Any
 """A `numpy.ndarray` or a `cupy.ndarray`. (CuPy may be absent, so no type can name it.)"""
@@ -149,27 +148,14 @@ def move(array: Array, name: str) -> Array:
     return xp.asarray(array) if source is np else source.asnumpy(array)
 
 
-_default: ContextVar[str | None] = ContextVar("tinybn_backend", default=None)
-
-
-@contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str) -> in_mode:
     """New Tensors and layers live on this backend, inside this block and this thread.
 
     Raises:
         BackendUnavailableError: the backend cannot be used here; the message says what to do.
     """
     module(name)
-    token = _default.set(name)
-    try:
-        yield
-    finally:
-        _default.reset(token)
-
-
-def default() -> str | None:
-    """The backend that `use_backend` chose, or None outside of it."""
-    return _default.get()
+    return in_mode(backend=name)
 
 
 def drawn(xp: Any, draw: Callable[[], Any], shape: tuple[int, ...], dtype: Any) -> Array:

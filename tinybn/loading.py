@@ -74,7 +74,8 @@ def fit(
             if changed.any():
                 problems.append(f"{name}: {value[changed].flat[0]} is too large for {like.dtype}")
             backend = like.backend if isinstance(like, Tensor) else name_of(like)
-            values[name] = move(new if convert or value.dtype.kind != "f" else value.copy(), backend)
+            as_saved = not convert and value.dtype.kind == "f"
+            values[name] = move(value.copy() if as_saved else new, backend)
     if problems:
         raise ValueError("load_state_dict changed nothing: " + "; ".join(sorted(problems)))
     return values

@@ -25,6 +25,7 @@ class Mode(NamedTuple):
         record: ops record themselves.
         fused: fused ops run their closed forms, not their compositions.
         anomaly: ops look for NaN and inf.
+        backend: the backend of new Tensors, or None to leave it to their data.
         report, outputs: the callbacks of `watch`.
         blocks: the enclosing blocks, outermost first. Must stay the last attribute.
     """
@@ -32,6 +33,7 @@ class Mode(NamedTuple):
     record: bool = True
     fused: bool = True
     anomaly: bool = False
+    backend: str | None = None
     report: Callable[[Any], None] | None = None
     outputs: Callable[[Any, Any], None] | None = None
     blocks: tuple[Block, ...] = ()
@@ -151,6 +153,11 @@ def no_grad() -> in_mode:
 
 def use_fused(wanted: bool = True) -> in_mode:
     """Fused ops in this block run their closed forms or, if not `wanted`, their compositions."""
+    if not isinstance(wanted, bool):
+        raise TypeError(
+            f"use_fused: expected True or False, got {name_of(wanted)}; a decorator needs "
+            "parentheses, @use_fused(False)"
+        )
     return in_mode(fused=wanted)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike
 from tinybn import backend as backends
 from tinybn.arrays import as_array, holds, new_array
 from tinybn.backend import MODULES, Array
+from tinybn.modes import current_mode
 
 if TYPE_CHECKING:
     from tinybn.methods import Methods
@@ -56,8 +57,7 @@ class Tensor(Methods):
     """
 
     __slots__ = ("__weakref__", "_changed", "_data", "_grad", "_node", "_tracked")
-    # NumPy and CuPy arrays leave `array + tensor` and the like to the Tensor.
-    __array_ufunc__ = None
+    # NumPy and CuPy arrays leave `array + tensor` to the Tensor; np.exp(tensor) asks __array__.
     __array_priority__ = 1000
 
     _grad: Tensor | None
@@ -75,7 +75,7 @@ class Tensor(Methods):
             data = data._data
         elif holds(data, Tensor):
             raise TypeError("a list of Tensors would lose their gradients: use tb.ops.stack")
-        self._data = new_array(data, dtype, backend or backends.default())
+        self._data = new_array(data, dtype, backend or current_mode().backend)
         self._node: Any = None
         self._changed: list[int] | None = None
         self._tracked = False
