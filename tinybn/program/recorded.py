@@ -16,6 +16,7 @@ import numpy as np
 
 from tinybn.anomaly import user_line
 from tinybn.program.line import Line
+from tinybn.tensor import Tensor
 
 if TYPE_CHECKING:
     from tinybn.program.library import Library
@@ -45,7 +46,23 @@ def needs_numbers(what: str) -> Any:
     return method
 
 
-class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
+class Operators(np.lib.mixins.NDArrayOperatorsMixin):
+    """NumPy's operators. They leave `array + tensor` to the Tensor, as those of arrays do."""
+
+    __slots__ = ()
+
+
+def _unless_tensor(operator: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda a, b: NotImplemented if isinstance(b, Tensor) else operator(a, b)
+
+
+ARITHMETIC = "__add__", "__sub__", "__mul__", "__truediv__", "__floordiv__", "__pow__", "__matmul__"
+COMPARISONS = "__lt__", "__le__", "__eq__", "__ne__", "__gt__", "__ge__"
+for _name in ARITHMETIC + COMPARISONS:
+    setattr(Operators, _name, _unless_tensor(getattr(Operators, _name)))
+
+
+class Recorded(Operators):
     """An array that holds a line. Each recording has subclasses of its own, one per library."""
 
     __slots__ = ("__weakref__", "line")
