@@ -129,3 +129,34 @@ def test_what_cannot_work_raises_and_what_follows_works(kind, message, action):
     with pytest.raises(kind, match=message):
         action(x)
     same(x + 1, np.arange(1, 7, dtype="f4"), 0)
+
+
+def test_a_graph_keeps_addresses_and_reads_memory_anew():
+    stream = cp.cuda.Stream(non_blocking=True)
+    x, y = cp.ones((3, 3), np.float32), cp.zeros((3, 3), np.float32)
+    with stream:
+        x @ x  # the handle and the memory of the first call
+        stream.begin_capture()
+        y[...] = 2 * (x @ x)
+        graph = stream.end_capture()
+    same(y, np.zeros((3, 3), np.float32), 0)  # nothing has run yet
+    x[...] = 3
+    with cupy_on_cpu.count() as counts:
+        graph.launch()
+    names = ("graph", "launch", "blas", "d2d", "sync")
+    assert [counts[name] for name in names] == [1, 1, 1, 1, 0]
+    same(y, np.full((3, 3), 54, np.float32), 0)
+
+
+@pytest.mark.parametrize("action", [float, lambda x: x.set(np.zeros(3, np.float32))])
+def test_a_graph_cannot_hold_waits_and_copies_of_host_memory(action):
+    stream, x = cp.cuda.Stream(non_blocking=True), cp.ones(3, np.float32)
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(
+            cp.cuda.runtime.CUDARuntimeError, match="while a stream is being captured"
+        ):
+            action(x[:1] if action is float else x)
+        with pytest.raises(cp.cuda.runtime.CUDARuntimeError, match="earlier error"):
+            stream.end_capture()
+    same(x + 1, np.full(3, 2, np.float32), 0)

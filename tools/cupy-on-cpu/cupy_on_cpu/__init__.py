@@ -41,7 +41,7 @@ _ADVICE = f"to run on the CPU, pip install {_WHEEL}=={_VERSION} where no other C
 _AMD_DRIVER = Path("/dev/kfd")
 
 # In the order of enum Counter in src/counters.h.
-_COUNTERS = ("launch", "blas", "fill", "h2d", "d2h", "d2d", "sync", "malloc")
+_COUNTERS = ("launch", "blas", "fill", "h2d", "d2h", "d2d", "sync", "malloc", "graph")
 
 _runtime: ctypes.CDLL | None = None
 _keep_alive: list[object] = []
@@ -125,7 +125,8 @@ class Counts(dict[str, int]):
 
     `launch` counts kernels, except those of the BLAS library; `blas`, calls of that library;
     `fill`, memory set to a value; `h2d`, `d2h` and `d2d`, copies from host to device, back, and on
-    the device; `sync`, waits of the host for the device; `malloc`, requests of CuPy's memory pool.
+    the device; `sync`, waits of the host for the device; `malloc`, requests of CuPy's memory pool; `graph`,
+    launches of whole graphs, whose kernels and copies count as well.
     """
 
     launches: dict[str, int]

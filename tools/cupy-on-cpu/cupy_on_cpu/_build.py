@@ -34,7 +34,7 @@ RUNTIME = Library(
     "libamdhip64.so.7",
     "hip",
     801,  # hipErrorNotSupported
-    ("runtime.cpp", "block.cpp", "fiber.cpp"),
+    ("runtime.cpp", "graph.cpp", "block.cpp", "fiber.cpp"),
 )
 HIPRTC = Library("libhiprtc.so.7", "hiprtc", 11, ("hiprtc.cpp",))  # HIPRTC_ERROR_INTERNAL_ERROR
 LIBRARIES = (  # the runtime comes last: other libraries' names begin with its prefix

@@ -63,7 +63,8 @@ def translate(source: str) -> str:
         lines += [
             f'#line 1 "{name}"',
             f'extern "C" __attribute__((externally_visible)) cupy_on_cpu::Kernel '
-            f'cupy_on_cpu_kernel_{name} = {{"{name}", cupy_on_cpu::run<&{name}>}};',
+            f"cupy_on_cpu_kernel_{name} = "
+            f'cupy_on_cpu::describe("{name}", cupy_on_cpu::run<&{name}>, &{name});',
         ]
     return "\n".join(lines) + "\n"
 

@@ -17,10 +17,13 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "block.h"
 #include "counters.h"
 #include "cupy_on_cpu/abi.h"
+#include "errors.h"
+#include "graph.h"
 
 using namespace cupy_on_cpu;
 
@@ -49,18 +52,7 @@ constexpr int kUninitialised = 0xA5;  // what new device memory holds
 constexpr unsigned kMaxBlockDim[] = {1024, 1024, 64};
 constexpr unsigned kMaxGridDim[] = {0x7fffffff, 65535, 65535};
 
-// ---- Errors: enum hipError_t in hip/hip_runtime_api.h
-
-enum Error {
-    kSuccess = 0,
-    kInvalidValue = 1,
-    kOutOfMemory = 2,
-    kInvalidConfiguration = 9,
-    kInvalidImage = 200,
-    kNotFound = 500,
-    kLaunchFailure = 719,
-    kNotSupported = 801,
-};
+// ---- Errors
 
 const std::map<int, const char*> kErrorNames = {
     {kSuccess, "hipSuccess"},
@@ -71,18 +63,24 @@ const std::map<int, const char*> kErrorNames = {
     {kNotFound, "hipErrorNotFound"},
     {kLaunchFailure, "hipErrorLaunchFailure"},
     {kNotSupported, "hipErrorNotSupported"},
+    {kStreamCaptureUnsupported, "hipErrorStreamCaptureUnsupported"},
+    {kStreamCaptureInvalidated, "hipErrorStreamCaptureInvalidated"},
 };
 
 thread_local int last_error;
 thread_local int explained_error = kSuccess;
 thread_local std::string explanation;  // of explained_error
 
-int fail(Error error, const std::string& message) {
+}  // namespace
+
+int cupy_on_cpu::fail(Error error, const std::string& message) {
     last_error = error;
     explained_error = error;
     explanation = message;
     return error;
 }
+
+namespace {
 
 // ---- Kernels that are compiled into the wheel
 //
@@ -160,6 +158,9 @@ int fill(void* destination, int value, size_t size) {
 }
 
 int synchronize() {
+    if (const int error = refuse_while_capturing("waiting")) {
+        return error;
+    }
     ++cupy_on_cpu_counters[kSyncs];
     return report_skipped_kernel();
 }
@@ -183,6 +184,15 @@ int create_event(void** event) {
 std::mutex launch_lock;  // one kernel at a time
 std::map<std::string, long> launch_counts;
 ThreadOrder thread_order = ThreadOrder::kForward;
+
+int run_kernel(Launch launch, void** arguments) {
+    launch.arguments = arguments;
+    const std::lock_guard<std::mutex> guard(launch_lock);
+    ++cupy_on_cpu_counters[kLaunches];
+    ++launch_counts[launch.kernel->name];
+    const std::string problem = run_grid(launch);
+    return problem.empty() ? kSuccess : fail(kLaunchFailure, problem);
+}
 
 std::string check_configuration(const Launch& launch) {
     const Dim3& block = launch.block_dim;
@@ -361,22 +371,30 @@ int hipMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 
 // The host waits for a copy that is not called Async, unless it stays on the device.
 int hipMemcpy(void* destination, const void* source, size_t size, int) {
+    if (const int error = refuse_while_capturing("a copy that waits")) {
+        return error;
+    }
     if (!is_device_memory(source) || !is_device_memory(destination)) {
         ++cupy_on_cpu_counters[kSyncs];
     }
     return copy(destination, source, size);
 }
 
-int hipMemcpyAsync(void* destination, const void* source, size_t size, int, void*) {
-    return copy(destination, source, size);
+int hipMemcpyAsync(void* destination, const void* source, size_t size, int, void* stream) {
+    if (!is_device_memory(source) || !is_device_memory(destination)) {
+        if (const int error = refuse_while_capturing("copying from or to the host")) {
+            return error;
+        }
+    }
+    return cupy_on_cpu_submit(stream, [=] { return copy(destination, source, size); });
 }
 
 int hipMemset(void* destination, int value, size_t size) {
     return fill(destination, value, size);
 }
 
-int hipMemsetAsync(void* destination, int value, size_t size, void*) {
-    return fill(destination, value, size);
+int hipMemsetAsync(void* destination, int value, size_t size, void* stream) {
+    return cupy_on_cpu_submit(stream, [=] { return fill(destination, value, size); });
 }
 
 int hipPointerGetAttributes(void* attributes, const void* address) {
@@ -425,11 +443,6 @@ int hipStreamQuery(void*) {
 }
 
 int hipStreamWaitEvent(void*, void*, unsigned) {
-    return kSuccess;
-}
-
-int hipStreamIsCapturing(void*, int* status) {
-    *status = 0;  // hipStreamCaptureStatusNone, hip/hip_runtime_api.h
     return kSuccess;
 }
 
@@ -500,11 +513,10 @@ int hipFuncGetAttribute(int* value, int attribute, void*) {
 
 int hipModuleLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                           unsigned block_x, unsigned block_y, unsigned block_z,
-                          unsigned shared_bytes, void*, void** arguments, void**) {
+                          unsigned shared_bytes, void* stream, void** arguments, void**) {
     if (const int error = report_skipped_kernel()) {
         return error;
     }
-    const std::lock_guard<std::mutex> guard(launch_lock);
     const auto* kernel = static_cast<const Kernel*>(function);
     const Launch launch = {
         kernel, arguments, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, thread_order,
@@ -514,10 +526,18 @@ int hipModuleLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsi
     if (!mistake.empty()) {
         return fail(kInvalidConfiguration, mistake + " for kernel " + kernel->name);
     }
-    ++cupy_on_cpu_counters[kLaunches];
-    ++launch_counts[kernel->name];
-    const std::string problem = run_grid(launch);
-    return problem.empty() ? kSuccess : fail(kLaunchFailure, problem);
+    // A graph outlives the caller's arguments, so the work has copies.
+    std::vector<std::string> values;
+    for (unsigned i = 0; i < kernel->count; ++i) {
+        values.emplace_back(static_cast<const char*>(arguments[i]), kernel->sizes[i]);
+    }
+    return cupy_on_cpu_submit(stream, [launch, values]() mutable {
+        std::vector<void*> addresses;
+        for (std::string& value : values) {
+            addresses.push_back(value.data());
+        }
+        return run_kernel(launch, addresses.data());
+    });
 }
 
 // ---- Kernels that are compiled into the wheel; it registers them when it is imported

@@ -19,10 +19,12 @@ struct Position {
 };
 
 // Every compiled kernel exports one of these. `run` executes one thread of it; arguments[i] points
-// at the i-th argument, as in hipModuleLaunchKernel.
+// at the i-th argument, as in hipModuleLaunchKernel; it has sizes[i] bytes.
 struct Kernel {
     const char* name;
     void (*run)(void** arguments);
+    const unsigned* sizes;
+    unsigned count;
 };
 
 inline unsigned linear_index(const Dim3& at, const Dim3& size) {

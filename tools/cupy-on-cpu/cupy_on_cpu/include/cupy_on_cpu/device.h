@@ -60,6 +60,14 @@ void run(void** arguments) {
     call(kernel, arguments);
 }
 
+template <class... Parameters>
+constexpr unsigned sizes[] = {sizeof(std::decay_t<Parameters>)..., 0};
+
+template <class... Parameters>
+constexpr Kernel describe(const char* name, void (*run)(void**), void (*)(Parameters...)) {
+    return {name, run, sizes<Parameters...>, sizeof...(Parameters)};
+}
+
 }  // namespace cupy_on_cpu
 
 // ---- Barriers and fences
