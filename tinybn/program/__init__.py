@@ -19,9 +19,9 @@
 10. A step that can't be recorded raises an error that names the line to blame, and nothing has
     changed.
 
-On a GPU, each line launches at least one kernel. A CUDA graph would also need arrays at fixed
-addresses (arguments copied there, results written over the state), and numbers such as the learning
-rate in arrays on the device. No line waits for the device.
+On a GPU, each line launches at least one kernel, and no line waits for the device. As a CUDA graph
+(capture.py), the whole program is one launch; cublas.py has the matrix products that CuPy refuses
+to capture.
 """
 
 from tinybn.program.compiled import Compiled, compile, program

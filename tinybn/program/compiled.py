@@ -20,12 +20,13 @@ import numpy as np
 
 from tinybn.backend import module, name_of
 from tinybn.modes import current_mode
+from tinybn.program.capture import Captured
 from tinybn.program.passes import exact, relaxed
-from tinybn.program.recorded import Recorded
+from tinybn.program.recorded import Recorded, refused
 from tinybn.program.run import Run
 from tinybn.program.source import OnNumPy, Program
 from tinybn.program.state import State
-from tinybn.program.step import Step, fits, record
+from tinybn.program.step import STEP, Step, fits, record
 from tinybn.program.tree import bare, leaves_of
 from tinybn.tensor import Tensor
 
@@ -42,6 +43,8 @@ MANY, KINDS = 16, 64
 
 OLDEST_NUMBA = "0.62"
 """The LLVM of older ones ends the process when it meets the larger of two floats."""
+
+BACKENDS = ("numba", "numpy", "graph")
 
 SIMPLE = {np.ndarray, Tensor, float, int}
 """Types of arguments that are not nested."""
@@ -114,6 +117,12 @@ def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]
         from tinybn.program.machine import Machine
 
         return Machine(relaxed(step.program), step.homes), step.homes
+    if wanted == "graph":
+        if backend != "cupy":
+            raise refused(
+                "backend='graph' is for steps on CuPy arrays: move the model to CuPy", STEP
+            )
+        return Captured(step), step.homes
     return OnNumPy(exact(step.program), module(backend)), {}
 
 
@@ -185,8 +194,8 @@ def compile(
             may change the Tensors, models and optimizers it refers to, but nothing else.
         state: models and optimizers that can't be found from the code of the step.
         backend: "numba" (fused loops; without Numba, one warning, and "numpy") or "numpy" (the
-            printed program, which equals the step bit for bit). Steps on CuPy arrays always run
-            the printed program.
+            printed program, which equals the step bit for bit). Steps on CuPy arrays run the
+            printed program, or with "graph" a CUDA graph of it: one launch for all kernels.
 
     Returns:
         A `Compiled`, which does the same as the step, but faster. Results may differ by rounding:
@@ -197,8 +206,9 @@ def compile(
         RecordingError: at a call, if the step does something that can't be recorded. The message
             names the line. After this or any other error while recording, nothing has changed.
     """
-    if backend not in ("numba", "numpy"):
-        raise ValueError(f"compile: expected backend 'numba' or 'numpy', got {backend!r}")
+    if backend not in BACKENDS:
+        expected = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"compile: expected backend to be one of {expected}, got {backend!r}")
     if step is None:
         return functools.partial(compile, state=state, backend=backend)
     if not callable(step):

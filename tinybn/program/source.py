@@ -36,11 +36,12 @@ class Program(NamedTuple):
 def source(program: Program, name: str = "step") -> str:
     """A Python function of the program's `parameters` that returns a tuple of its outputs."""
     names = named(program)
+    reference = referring(names)
     text = [f"def {name}({', '.join(names[line] for line in program.parameters())}):"]
     for title, lines in groupby(program.lines, _title):
         text += ["", f"    # {title}"] if text[1:] else [f"    # {title}"]
-        text += [f"    {names[line]} = {_right_hand_side(line, names)}" for line in lines]
-    results = "".join(f"{_reference(line, names)}, " for line in program.outputs)
+        text += [f"    {names[line]} = {right_hand_side(line, reference)}" for line in lines]
+    results = "".join(f"{reference(line)}, " for line in program.outputs)
     return "\n".join([*text, "", f"    return {results.rstrip() or '()'}"]) + "\n"
 
 
@@ -87,21 +88,26 @@ def _title(line: Line) -> str:
     return f"{section}: {' '.join(layer).strip()}" if layer else section
 
 
-def _right_hand_side(line: Line, names: dict[Line, str]) -> str:
+def right_hand_side(line: Line, reference: Callable[[Line], str]) -> str:
+    """The expression of a line, given how it refers to its inputs."""
     a = line.inputs[0] if line.inputs else line
     if line.op == "broadcast_to" and a.op == "constant" and not a.shape:  # CuPy takes no numbers
         value = line.dtype.type(a.static["value"]).item()
         return expression("full", [], {"shape": line.shape, "value": value, "dtype": line.dtype})
-    texts = [_reference(a, names) for a in line.inputs]
+    texts = [reference(a) for a in line.inputs]
     if line.op == "power" and not line.shape:  # the last bit differs for NumPy's scalars
         given = zip(line.inputs, texts, strict=True)
         texts = [text if a.kind else f"np.asarray({text})" for a, text in given]
     return expression(line.op, texts, line.static)
 
 
-def _reference(line: Line, names: dict[Line, str]) -> str:
-    """The name of a line, or the text of a constant."""
-    if line.op != "constant":
-        return names[line]
-    text = expression(line.op, [], line.static)
-    return f"({text})" if text.startswith("-") else text
+def referring(names: dict[Line, str]) -> Callable[[Line], str]:
+    """A function from a line to its name, or to the text of a constant."""
+
+    def reference(line: Line) -> str:
+        if line.op != "constant":
+            return names[line]
+        text = expression(line.op, [], line.static)
+        return f"({text})" if text.startswith("-") else text
+
+    return reference

@@ -125,8 +125,8 @@ class Counts(dict[str, int]):
 
     `launch` counts kernels, except those of the BLAS library; `blas`, calls of that library;
     `fill`, memory set to a value; `h2d`, `d2h` and `d2d`, copies from host to device, back, and on
-    the device; `sync`, waits of the host for the device; `malloc`, requests of CuPy's memory pool; `graph`,
-    launches of whole graphs, whose kernels and copies count as well.
+    the device; `sync`, waits of the host for the device; `malloc`, requests of CuPy's memory pool;
+    `graph`, launches of whole graphs, whose kernels and copies count as well.
     """
 
     launches: dict[str, int]
