@@ -5,7 +5,8 @@
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
-# make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu need a GPU
+# make test-cupy      the tests on CuPy, with a GPU or without; test-gpu needs a GPU
+# make bench-gpu      checks and times everything on a GPU, in ten minutes: writes runs/gpu/gpu.json
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
@@ -70,8 +71,10 @@ test-gpu: $(VENV)/ready
 	@$(BIN)/python -c "import sys; p = $(PROBLEM); p and sys.exit('test-gpu needs a GPU: ' + p)"
 	$(BIN)/python -m pytest --backend cupy
 
-bench-gpu: $(VENV)/ready
-	@$(BIN)/python -m benchmarks.gpu
+# Ten minutes on a GPU; without one, everything in it runs once on the CPU, on tiny inputs.
+# Passes options on, as in GPU="--minutes 5 --parts steps".
+bench-gpu: on-cupy
+	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m benchmarks.gpu $$($(HAS_GPU) || echo --small) $(GPU)
 
 # CuPy runs in .venv if it finds a GPU there, and otherwise on the CPU in an environment of its own.
 on-cupy:

@@ -63,8 +63,11 @@ def compiled(weights: Weights, optimizer: str) -> Step:
     return tb.compile(tinybn(weights, optimizer))
 
 
-def torch(weights: Weights, optimizer: str) -> Step:
-    """PyTorch eager: `nn.Sequential` and its optimizer with default settings."""
+def torch(weights: Weights, optimizer: str, device: str = "cpu") -> Step:
+    """PyTorch eager: `nn.Sequential` and its optimizer with default settings.
+
+    On a GPU, Adam keeps its count there, as CUDA graphs need it.
+    """
     import torch
     from torch import nn
 
@@ -77,11 +80,11 @@ def torch(weights: Weights, optimizer: str) -> Step:
             if last:
                 layer.bias.zero_()
         layers += [layer] if last else [layer, nn.BatchNorm1d(w.shape[1]), nn.ReLU()]
-    model = nn.Sequential(*layers)
+    model = nn.Sequential(*layers).to(device)
     update: Any = (
         torch.optim.SGD(model.parameters(), LR["sgd"], momentum=MOMENTUM)
         if optimizer == "sgd"
-        else torch.optim.Adam(model.parameters(), LR["adam"])
+        else torch.optim.Adam(model.parameters(), LR["adam"], capturable=device != "cpu")
     )
 
     def step(x: Any, labels: Any) -> Any:

@@ -86,7 +86,7 @@ def replaceable(function: Callable[P, T]) -> Replaceable[P, T]:
         return replacements.get(args[0], function)(*args, **kwargs)
 
     made: Any = call
-    made.on = replacements.__setitem__
+    made.on, made.replacements = replacements.__setitem__, replacements
     return made
 
 

@@ -1,0 +1,1 @@
+"""Everything about tinybn that only a GPU can show, checked and timed in one run."""
