@@ -8,13 +8,17 @@ A test that is about the host alone says so, `@pytest.mark.host("why")`, and run
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
+from importlib.util import find_spec
 
 import pytest
 
 import tinybn as tb
 from tinybn.__main__ import report
 from tinybn.fusion import FUSED, fused
+
+EXTRAS = {"hatchling", "hypothesis", "sympy", "tqdm"}
 
 _stack = contextlib.ExitStack()
 _ran: Counter[str] = Counter()
@@ -52,9 +56,25 @@ def pytest_unconfigure(config):
 
 def pytest_ignore_collect(collection_path, config):
     """on_cupy holds what only CuPy can show: how it and NumPy agree, and what waits for a GPU."""
-    if collection_path.name == "on_cupy" and config.getoption("backend") == "numpy":
+    on_cupy = config.getoption("backend") == "cupy"
+    if collection_path.name == "on_cupy" and not on_cupy:
+        return True
+    if collection_path.name == "fuzz" and on_cupy and find_spec("hypothesis") is None:
+        _host_only["hypothesis is not installed"] = ["tests/fuzz"]
         return True
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """On a GPU, where nothing can be installed, files that need an extra package are skipped."""
+    report = yield
+    on_cupy = collector.config.getoption("backend") == "cupy"
+    missing = re.search(r"No module named '(\w+)'", str(report.longrepr))
+    if on_cupy and report.failed and missing and missing[1] in EXTRAS:
+        report.outcome = "skipped"
+        report.longrepr = str(collector.path), 0, f"Skipped: {missing[1]} is not installed"
+    return report
 
 
 def pytest_collection_modifyitems(config, items):
@@ -120,4 +140,4 @@ def pytest_terminal_summary(terminalreporter, config):
             f"{_ran['with kernels']} of them launched {_ran['launches']} kernels, counted on the CPU"
         )
     for why, names in _host_only.items():
-        terminalreporter.line(f"{len(names)} on the host alone: {why}")
+        terminalreporter.line(f"{len(names)} not run on CuPy: {why}")

@@ -15,7 +15,7 @@ from benchmarks.gpu.part import Clock
 
 ROOT = Path(__file__).parents[2]
 FIRST = (
-    "on_cupy/test_agreement.py", "on_cupy/test_kernels.py", "on_cupy/test_graph.py",
+    "on_cupy/test_agreement.py", "on_cupy/test_kernels.py", "on_cupy/test_cuda_graph.py",
     "on_cupy/test_waits.py", "on_cupy/test_program.py", "test_fused.py", "test_nn_norm.py",
     "test_optim.py", "test_ops.py", "test_autodiff.py", "test_compare.py", "test_gradcheck.py",
 )  # fmt: skip
