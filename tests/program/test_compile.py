@@ -476,7 +476,7 @@ def test_the_source_of_the_loops_can_be_read(runner):
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="expected backend 'numba' or 'numpy', got 'cuda'"):
+    with pytest.raises(ValueError, match="one of 'numba', 'numpy', 'graph', got 'cuda'"):
         tb.compile(lambda x: x, backend="cuda")
     with pytest.raises(TypeError, match="expected a function, got int"):
         tb.compile(3)
