@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -149,4 +150,6 @@ def _all_right(verdicts: dict[str, Verdict]) -> list[str]:
 
 
 def _say(message: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack √
     sys.stdout.write(message.rstrip("\n") + "\n")
