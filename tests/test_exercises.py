@@ -304,6 +304,14 @@ def test_what_is_right_before_a_hole_is_said(tmp_path):
     assert "There is still a `...` to replace above line 4" in judge("four_steps", mine).message
 
 
+def test_a_gradient_that_fits_no_mistake_is_shown_path_by_path(tmp_path):
+    message = verdict(tmp_path, "short_form", short(along="dy.mean(0) * x_hat")).message
+    assert "The recorded backward pass adds up, at [1, 0]" in message
+    numbers = re.findall(r"(?:direct|through \w+) +(\S+)", message)
+    assert numbers == ["0", "-0.102062", "0.153093"]
+    assert "0.051031" in message  # their sum
+
+
 def test_arguments_are_what_was_recorded_and_not_what_the_learner_computed(tmp_path):
     mine = learner(tmp_path, ("d_var", "return 0"), ("d_mean", "return 0"))
     assert judge("d_x", mine).state == RIGHT
@@ -350,7 +358,7 @@ def test_the_command_writes_checks_and_never_overwrites(tmp_path, monkeypatch, c
     assert command.main([]) == 1
     out = capsys.readouterr().out
     assert len(re.findall("  to do", out)) == len(TASKS)
-    assert "Next: four_steps. Still to do: mean." in out
+    assert "Next: four_steps. Still to do: mean.\n" in out
     file.write_text(text.solved(), encoding="utf-8")
     assert command.main([]) == 0
     assert "All is right" in capsys.readouterr().out

@@ -133,8 +133,8 @@ def _report(path: Path, verdicts: dict[str, Verdict]) -> list[str]:
     name = next(iter(wrong), to_do or "")
     if not name:
         return [*lines, "", *_all_right(verdicts)]
-    if not wrong and verdicts[name].message:
-        lines += ["", f"Next: {name}. {verdicts[name].message}"]
+    if not wrong:
+        lines += ["", f"Next: {name}. {verdicts[name].message}".rstrip()]
     return [*lines, "", f"Stuck? {COMMAND} --hint {name}"]
 
 

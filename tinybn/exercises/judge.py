@@ -81,9 +81,7 @@ def _judge(
         if isinstance(value, Problem):
             continue
         if value is ...:
-            are = f"{' and '.join(done)} {'is' if len(done) == 1 else 'are'} right so far."
-            so_far = f"{are} " if done else ""
-            raise Hole(f"{so_far}Still to do: {result}.")
+            raise Hole(_still_to_do(name, result, done))
         expected = getattr(case, "x_hat" if result == "the composition" else result)
         if fault := _fault(value, expected):
             advice = _advice(name, result, found, cases) or _paths(result, value, expected, case)
@@ -91,6 +89,15 @@ def _judge(
                 raise stopped[0]
             lines = [f"With {case.title}, {result} is not right:", "", fault]
             raise Problem("\n".join([*lines, "", advice]).rstrip())
+
+
+def _still_to_do(name: str, result: str, done: Sequence[str]) -> str:
+    if len(TASKS[name].results) == 1:
+        return ""
+    if not done:
+        return f"Still to do: {result}."
+    right = f"{', '.join(done[:-1])} and {done[-1]} are" if done[1:] else f"{done[0]} is"
+    return f"{right} right so far. Still to do: {result}."
 
 
 def _fault(value: Any, expected: Any) -> str:
@@ -107,16 +114,17 @@ def _fault(value: Any, expected: Any) -> str:
     if not _fits(array.shape, expected.shape):
         return f"    Its shape is {array.shape}, and should be {expected.shape}."
     if isinstance(value, np.ndarray | np.generic) and array.dtype != expected.dtype:
-        return f"    Its dtype is {array.dtype}, and everything that came in is {expected.dtype}."
+        return f"    Its dtype is {array.dtype}, and should be {expected.dtype}: leave out the conversion."
     array = np.broadcast_to(array.reshape(array.shape[-expected.ndim :]), expected.shape)
     wrong = ~_close(array, expected)
     if not wrong.any():
         return ""
-    first = [tuple(map(int, index)) for index in np.argwhere(wrong)]
-    rows = [("", "yours", "expected")]
-    rows += [(f"{[*i]}", f"{array[i]:.6g}", f"{expected[i]:.6g}") for i in first[:3]]
-    lines = [f"    {where:<8}{yours:>14}{right:>14}" for where, yours, right in rows]
-    lines.append(f"    ({len(first)} of {array.size} numbers differ)")
+    places = [tuple(map(int, index)) for index in np.argwhere(wrong)]
+    rows = [("[row, column]" if array.ndim == 2 else "[column]", "yours", "expected")]
+    rows += [(f"{[*i]}", f"{array[i]:.6g}", f"{expected[i]:.6g}") for i in places[:3]]
+    lines = [f"    {place:<13}{yours:>14}{right:>14}" for place, yours, right in rows]
+    if len(places) > 3:
+        lines.append(f"    … ({len(places)} of {array.size} numbers differ)")
     if not np.isfinite(array).all():
         lines += ["", "    Yours has an inf or a NaN: is something divided by 0 there?"]
     return "\n".join(lines)

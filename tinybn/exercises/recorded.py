@@ -77,9 +77,9 @@ def columns() -> list[Case]:
     level[0][:, 1] = 2.0
     return [
         _batch_norm("x = [2, 10, 6], one column", cookie, 0.0),
-        _batch_norm("a random batch", _drawn((5, 3), 1), 1e-5),
-        _batch_norm("a random batch with a large eps", _drawn((4, 4), 2), 0.5),
-        _batch_norm("a random batch in which column 1 is constant", level, 1e-3),
+        _batch_norm("a random batch (5 rows, 3 columns)", _drawn((5, 3), 1), 1e-5),
+        _batch_norm("a random batch (4 rows, 4 columns) with a large eps", _drawn((4, 4), 2), 0.5),
+        _batch_norm("a random batch (6 rows, 4 columns) whose column 1 is constant", level, 1e-3),
     ]
 
 
@@ -88,9 +88,9 @@ def rows() -> list[Case]:
     level = _drawn((6, 4), 3)
     level[0][1, :] = 2.0
     drawn: list[tuple[str, list[Any], float]] = [
-        ("a random batch", _drawn((5, 3), 1), 1e-5),
-        ("a random batch with a large eps", _drawn((4, 4), 2), 0.5),
-        ("a random batch in which row 1 is constant", level, 1e-3),
+        ("a random batch (5 rows, 3 columns)", _drawn((5, 3), 1), 1e-5),
+        ("a random batch (4 rows, 4 columns) with a large eps", _drawn((4, 4), 2), 0.5),
+        ("a random batch (6 rows, 4 columns) whose row 1 is constant", level, 1e-3),
     ]
     return [
         Case(title=title, n=data[0].shape[1], **recorded(ops.layer_norm, data, eps))
@@ -102,7 +102,7 @@ def running() -> list[Case]:
     """Batches for running statistics, before and after `nn.BatchNorm` has seen them."""
     cases = []
     for title, shape, momentum in (
-        ("a random batch", (5, 3), 0.1),
+        ("a random batch of 5 rows", (5, 3), 0.1),
         ("a random batch of 4 rows", (4, 2), 0.3),
         ("a random batch of 8 rows, momentum 0.9", (8, 8), 0.9),
     ):
@@ -121,7 +121,7 @@ def running() -> list[Case]:
 def roots() -> list[Case]:
     """Arrays for 1/√a."""
     cases = []
-    for title, shape in (("a random array", (3,)), ("a random matrix", (4, 2))):
+    for title, shape in (("a random array", (2, 3)), ("a column", (4, 1))):
         rng = np.random.default_rng(shape)
         a, g = Tensor(rng.uniform(0.3, 3, shape), requires_grad=True), rng.standard_normal(shape)
         y = 1 / ops.sqrt(a)
@@ -134,8 +134,8 @@ def rms_rows() -> list[Case]:
     """Batches for RMS norm."""
     cases = []
     for title, shape, eps in (
-        ("a random batch", (2, 3), 1e-5),
-        ("a random batch with a large eps", (4, 4), 0.5),
+        ("a random batch (2 rows, 3 columns)", (2, 3), 1e-5),
+        ("a random batch (4 rows, 4 columns) with a large eps", (4, 4), 0.5),
     ):
         x, _, _, g = _drawn(shape, 5)
         t = Tensor(x, requires_grad=True, backend="numpy")

@@ -8,8 +8,8 @@ Replace every `...` by code (in the last exercise, repair a bug), save, and let 
     python -m tinybn exercises --hint d_var        gives a hint
     python -m tinybn exercises --solution d_var    shows the answer
 
-The checker calls your functions with random numbers. It compares what they return with what
-tinybn recorded while it ran batch norm forward and backward.
+The checker calls your functions with numbers, most of them random. It compares what they return
+with what tinybn recorded while it ran batch norm forward and backward. You may print() in them.
 
 All names mean the same everywhere:
 

@@ -46,7 +46,7 @@ MISTAKES: Mistakes = {
         "var": [
             (lambda c: np.sqrt(c.var), "This is the standard deviation: leave out the root."),
             (lambda c: c.x.std(0, ddof=1), "This is a standard deviation: leave out the root."),
-            (lambda c: c.x.var(0, ddof=1), f"{N_MINUS_1} np.var does so by default (ddof=0)."),
+            (lambda c: c.x.var(0, ddof=1), f"{N_MINUS_1} In np.var, that is ddof=0, the default."),
             (lambda c: c.x.var(), EVERYTHING),
             (lambda c: (centred(c) ** 2).mean(), EVERYTHING),
             (lambda c: c.x.var(-1), ACROSS),
