@@ -114,7 +114,7 @@ def _fault(value: Any, expected: Any) -> str:
     if not _fits(array.shape, expected.shape):
         return f"    Its shape is {array.shape}, and should be {expected.shape}."
     if isinstance(value, np.ndarray | np.generic) and array.dtype != expected.dtype:
-        return f"    Its dtype is {array.dtype}, and should be {expected.dtype}: leave out the conversion."
+        return f"    Its dtype is {array.dtype}, and should be {expected.dtype}: convert nothing."
     array = np.broadcast_to(array.reshape(array.shape[-expected.ndim :]), expected.shape)
     wrong = ~_close(array, expected)
     if not wrong.any():
