@@ -2,6 +2,7 @@
 
 import linecache
 import re
+from html import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -51,11 +52,11 @@ def test_the_tree_of_batch_norm_reads_like_its_formula():
 
 def test_a_fused_op_is_one_box():
     x, gamma = leaves()
-    lines = graph.tree(ops.batch_norm(x, gamma), names={"x": x}).splitlines()
+    y = ops.batch_norm(x, gamma)
+    lines = graph.tree(y, names={"x": x}, values=False).splitlines()
     assert len(lines) == 3
     assert re.fullmatch(r"batch_norm \(6, 3\) float32   tinybn/ops/fused.py:\d+", lines[0])
-    assert lines[1] == "├─ x (6, 3) float32"
-    assert re.fullmatch(r"└─ leaf \(3,\) float32 +=? \[.*\]", lines[2])
+    assert lines[1:] == ["├─ x (6, 3) float32", "└─ leaf (3,) float32"]
 
 
 def test_the_lines_named_are_those_of_the_gradient_rules():
@@ -326,7 +327,7 @@ def test_svg_escapes_the_names_of_users():
 
 def test_a_notebook_shows_a_tensor_with_its_graph():
     x, gamma, dy = cookie()
-    assert x._repr_html_() == f"<pre>{x!r}</pre>"
+    assert x._repr_html_() == f"<pre>{escape(repr(x))}</pre>"
     y = ops.batch_norm(x, gamma)
     shown = y._repr_html_()
     assert shown.startswith("<pre>tensor([[-1.22474")

@@ -102,6 +102,10 @@ def vertices(
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected a Tensor with a history, got {type(tensor).__name__}")
+    if not isinstance(values, Seen | bool):
+        raise TypeError(
+            f"expected values as True, False or what `watching` saw, got {type(values).__name__}"
+        )
     end = tensor._node or tensor
     inside: dict[Any, list[Node]] = {}  # by box, oldest first
     inputs: dict[Any, dict[Any, None]] = {} if isinstance(end, Node) else {end: {}}

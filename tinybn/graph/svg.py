@@ -51,13 +51,18 @@ def svg(
 
     Args:
         most: the largest number of boxes. Of a larger graph, those nearest to the output are drawn.
+
+    Raises:
+        ValueError: `most` is no number of boxes. See `vertices` for other errors.
     """
+    if not isinstance(most, int) or most < 1:
+        raise ValueError(f"svg: expected most as a number of boxes, at least 1, got {most!r}")
     return drawn(vertices(tensor, names=names, spans=spans, values=values), most)
 
 
 def drawn(boxes: list[Vertex], most: int) -> str:
     """Boxes as an SVG picture."""
-    found = _cut(boxes, max(most, 1))
+    found = _cut(boxes, most)
     layers = _layers(found)
     _order(layers)
     _place(layers)
