@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tinybn.exercises import command, text
+from tinybn.exercises import command, recorded, text
 from tinybn.exercises.hints import HINTS
 from tinybn.exercises.judge import RIGHT, TO_DO, WRONG, judge
 from tinybn.exercises.learner import Learner, own_registry
@@ -212,6 +212,9 @@ WRONG_ANSWERS = [
     ("fused.parts",
      "return tb.tensor(x.data) / tb.ops.sqrt(tb.ops.mean(x.data**2, axis=-1, keepdims=True) + eps)",
      "lost its history"),
+    ("fused.parts",
+     "return x / tb.ops.sqrt(tb.ops.mean(x.data**2, axis=-1, keepdims=True) + eps)",
+     "numbers are right, but autodiff finds another gradient"),
     ("fused.r", "r = xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)", "multiply by it"),
     ("fused.x_hat", "x_hat = (x - x.mean(axis=-1, keepdims=True)) * r", "subtracts no mean"),
     ("fused", "d_x = r * g", "r depends on x, too"),
@@ -219,7 +222,7 @@ WRONG_ANSWERS = [
      "as layer norm does"),
     ("fused", "d_x = g - x_hat * (g * x_hat).mean(axis=-1, keepdims=True)", "factor r is missing"),
     ("fused", "d_x = r * (g - x_hat * (g * x_hat).mean(-1, keepdims=True)) + (x.dtype == np.float32)",
-     "tb.check.compare, which also tries float32.*MISS"),
+     "tb.check.compare also tries float32.*MISS"),
     # the bug
     ("find_the_bug", "along_x_hat = (dy * x_hat).mean(axis=0)", "gamma is missing"),
     ("find_the_bug", "along_x_hat = (g * x_hat).sum(axis=0)", "needs a mean, not a sum"),
@@ -228,6 +231,18 @@ WRONG_ANSWERS = [
     ("find_the_bug.dy", "return y * 0", "does not depend on x"),
     ("find_the_bug.dy", "return rng.standard_normal(3)", "array of shape"),
     # whatever else can come back, and errors
+    ("short_form", short() + " * np.float32(1) if dy.ndim == 0 else np.zeros(dy.shape, np.int32)",
+     "0 everywhere|dtype is int32"),
+    ("short_form", short().replace("return ", "return np.float32(") + ")", "dtype is float32"),
+    ("short_form", "return [dy, [1]]", "returned a list"),
+    ("short_form", "return np.array([['a']] * 3)", "array of numbers"),
+    ("d_x.mean", "through_mean = None", "returned nothing"),
+    ("d_x.mean", "through_mean = [[1, 2], [3]]", "returned a list"),
+    ("d_x.mean", "through_mean = '0'", "array of numbers"),
+    ("d_x.mean", "through_mean = 1j", "array of numbers"),
+    ("d_x.mean", "through_mean = d_mean / len(x) * (x > 0)", r"\[0, 0\]|numbers differ|yours"),
+    ("d_x.mean", "through_mean = np.zeros(0)", r"shape is \(0,\)"),
+    ("d_x.mean", "through_mean = x[None] * 0 + d_mean / len(x) + 1", "yours"),
     ("d_x_hat", "dy * gamma", r"nothing \(None\): is a `return` missing"),
     ("d_x_hat", "return (dy * gamma).tolist()", "returned a list"),
     ("d_x_hat", "return tb.tensor(dy * gamma)", "returned a Tensor"),
@@ -335,6 +350,24 @@ def test_a_file_that_does_not_run_is_explained(source, message, tmp_path, capsys
     out, err = capsys.readouterr()
     assert re.search(message, out), out
     assert "Traceback" not in out + err
+
+
+def test_a_file_that_is_none_and_a_loop_that_is_stopped(tmp_path, monkeypatch, capsys):
+    assert command.main(["--file", str(tmp_path)]) == 1
+    assert re.search("Can't read .*: Is a directory", capsys.readouterr().out)
+    mine = learner(tmp_path, ("d_x_hat", "raise KeyboardInterrupt"))
+    with pytest.raises(SystemExit, match=r"Stopped in line 57:\n\n    raise KeyboardInterrupt"):
+        judge("d_x_hat", mine)
+    with pytest.raises(SystemExit, match=r"Can't write .*: No such file"):
+        command.main(["--file", str(tmp_path / "no" / "mine.py")])
+
+
+def test_the_three_paths_are_all_of_the_recorded_gradient():
+    for case in recorded.columns():
+        paths = case.direct + case.through_mean + case.through_var
+        np.testing.assert_allclose(paths, case.d_x, atol=1e-12)
+        assert all(0 in c.gamma for c in recorded.columns()[1:])
+    assert {c.x.shape for c in recorded.columns()} == {(3, 1), (5, 3), (4, 4), (6, 4)}
 
 
 def test_a_function_that_is_gone_is_shown_again(tmp_path):

@@ -84,7 +84,9 @@ def _judge(
             raise Hole(_still_to_do(name, result, done))
         expected = getattr(case, "x_hat" if result == "the composition" else result)
         if fault := _fault(value, expected):
-            advice = _advice(name, result, found, cases) or _paths(result, value, expected, case)
+            advice = _advice(name, result, found, cases)
+            if not advice and isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                advice = _paths(result, value, expected, case)
             if not advice and stopped:
                 raise stopped[0]
             lines = [f"With {case.title}, {result} is not right:", "", fault]
@@ -163,22 +165,29 @@ def _explains(formula: Any, found: Sequence[Any], cases: Sequence[Case]) -> bool
     for value, case in zip(found, cases, strict=True):
         if isinstance(value, Problem):
             continue
+        if not isinstance(value, np.ndarray | np.generic | int | float):
+            return False
         try:
             with np.errstate(all="ignore"):
                 wrong = np.asarray(formula(case))
         except ValueError:  # the shapes don't fit
             return False
-        if np.shape(value) != wrong.shape or not _close(np.asarray(value), wrong).all():
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf" or array.shape != wrong.shape:
+            return False
+        if not _close(array, wrong).all():
             return False
     return True
 
 
 def _paths(result: str, value: Any, expected: Any, case: Case) -> str:
     """For a whole gradient of x: what each path brings to the first element that differs."""
-    array = np.asarray(value)
-    if result != "d_x" or not hasattr(case, "direct") or array.shape != expected.shape:
+    if result != "d_x" or not hasattr(case, "direct") or np.shape(value) != expected.shape:
         return ""
-    i = tuple(map(int, np.argwhere(~_close(array, expected))[0]))
+    wrong = np.argwhere(~_close(value, expected))
+    if not wrong.size:  # it is the dtype
+        return ""
+    i = tuple(map(int, wrong[0]))
     named = {"direct": case.direct, "through mean": case.through_mean}
     named["through var"] = case.through_var
     lines = [f"    {name:<14}{path[i]:>14.6g}" for name, path in named.items()]

@@ -40,6 +40,8 @@ class Learner:
             raise Problem(_syntax(path, error)) from None
         except ValueError as error:
             raise Problem(f"Python can't read {path.name}: {error}") from None
+        except OSError as error:
+            raise Problem(f"Can't read {path}: {error.strerror}") from None
         with self.explained():
             exec(code, vars(self.module))  # noqa: S102, the learner's own code
 
@@ -78,6 +80,8 @@ class Learner:
                 yield
         except Problem:
             raise
+        except KeyboardInterrupt as error:
+            raise SystemExit(f"\nStopped in {self._line(error)}") from None
         except (Exception, SystemExit) as error:
             if "ellipsis" in str(error).lower():
                 raise Hole(f"There is still a `...` to replace above {self._line(error)}") from None
