@@ -138,6 +138,7 @@ WRONG_ANSWERS = [
     ("d_x_hat", "return dy / gamma", "Dividing fails where gamma is 0"),
     ("d_x_hat", "return (dy * gamma).sum(axis=0)", "nothing to sum"),
     ("d_x_hat", "return -dy * gamma", "sign is wrong"),
+    ("d_x_hat", "return dy * gamma * (1 + 1e-7)", "yours"),
     ("d_var", f"return {SUM0} * 0.5 * (var + eps) ** -1.5", "sign is wrong"),
     ("d_var", f"return -{SUM0} * (var + eps) ** -1.5", "twice.*factor ½"),
     ("d_var", f"return {SUM0} * -0.5 * (var + eps) ** -0.5", "exponent is still -0.5"),
@@ -405,6 +406,7 @@ def test_the_command_writes_checks_and_never_overwrites(tmp_path, monkeypatch, c
     assert command.main(["--force"]) == 0
     assert (tmp_path / "batch_norm_exercises.old2.py").exists()
     assert dict(FUSED) == fused
+    assert "batch_norm" in fused
 
 
 def test_hints_lead_on_to_the_next_and_to_the_answer(capsys):

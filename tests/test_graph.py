@@ -303,6 +303,7 @@ def test_svg_arrows_avoid_the_boxes():
     bends = [[*map(float, bend.groups())] for bend in bends if bend]
     assert bends  # x to d, and d to x_hat, go past other boxes
     for x, top, bottom in bends:
+        assert bottom - top > 20  # past the whole box
         assert not any(a[0] <= x <= a[2] and top < a[3] and a[1] < bottom for a in boxes)
 
 
