@@ -313,7 +313,7 @@ def test_the_answers_of_this_file_are_those_of_the_solution():
 
 def test_what_is_right_before_a_hole_is_said(tmp_path):
     mine = learner(tmp_path, ("mean = ...", "mean = x.mean(axis=0)"), holes=True)
-    assert judge("four_steps", mine) == (TO_DO, "mean is right so far. Still to do: var.")
+    assert judge("four_steps", mine) == (TO_DO, "Right so far: mean. Still to do: var.")
     mine = learner(tmp_path, ("mean = ...", "mean = x.mean(axis=0) + 1"), holes=True)
     assert judge("four_steps", mine).state == WRONG
     mine = learner(tmp_path, ("y = ...", "y = gamma * x_hat + beta"), holes=True)
@@ -392,7 +392,7 @@ def test_the_command_writes_checks_and_never_overwrites(tmp_path, monkeypatch, c
     assert command.main([]) == 1
     out = capsys.readouterr().out
     assert len(re.findall("  to do", out)) == len(TASKS)
-    assert "Next: four_steps. Still to do: mean.\n" in out
+    assert "\nNext: four_steps\n  Still to do: mean.\n" in out
     file.write_text(text.solved(), encoding="utf-8")
     assert command.main([]) == 0
     assert "All is right" in capsys.readouterr().out

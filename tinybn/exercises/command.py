@@ -94,13 +94,16 @@ def _write(path: Path) -> None:
         path.write_text(text.with_holes(), encoding="utf-8")
     except OSError as error:
         raise SystemExit(f"Can't write {path}: {error.strerror}") from None
-    again = COMMAND if path.name == FILE and path.parent == Path() else f"{COMMAND} --file {path}"
     _say(
         f"{kept}Wrote {path}, with {len(text.names())} exercises.\n\n"
         "Open it in an editor, and replace the first `...` by code. Then run\n\n"
-        f"    {again}\n\n"
+        f"    {_command(path)}\n\n"
         "to check it. That command also tells you what to do next."
     )
+
+
+def _command(path: Path) -> str:
+    return COMMAND if path == Path(FILE) else f"{COMMAND} --file {path}"
 
 
 def _check(path: Path, names: list[str]) -> int:
@@ -132,15 +135,16 @@ def _report(path: Path, verdicts: dict[str, Verdict]) -> list[str]:
     to_do = next((name for name, v in verdicts.items() if v.state == TO_DO), None)
     name = next(iter(wrong), to_do or "")
     if not name:
-        return [*lines, "", *_all_right(verdicts)]
+        return [*lines, "", *_all_right(path, verdicts)]
     if not wrong:
-        lines += ["", f"Next: {name}. {verdicts[name].message}".rstrip()]
+        still = verdicts[name].message.splitlines()
+        lines += ["", f"Next: {name}", *(f"  {line}".rstrip() for line in still)]
     return [*lines, "", f"Stuck? {COMMAND} --hint {name}"]
 
 
-def _all_right(verdicts: dict[str, Verdict]) -> list[str]:
+def _all_right(path: Path, verdicts: dict[str, Verdict]) -> list[str]:
     if len(verdicts) < len(text.names()):
-        return [f"Right. All exercises: {COMMAND}"]
+        return [f"Right. All exercises: {_command(path)}"]
     return [
         "All is right: you have derived the gradient of batch norm, and found the bug that a check",
         "with ones can't see. Next: look at the same numbers in motion with",

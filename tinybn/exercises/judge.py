@@ -96,10 +96,8 @@ def _judge(
 def _still_to_do(name: str, result: str, done: Sequence[str]) -> str:
     if len(TASKS[name].results) == 1:
         return ""
-    if not done:
-        return f"Still to do: {result}."
-    right = f"{', '.join(done[:-1])} and {done[-1]} are" if done[1:] else f"{done[0]} is"
-    return f"{right} right so far. Still to do: {result}."
+    right = f"Right so far: {', '.join(done)}. " if done else ""
+    return f"{right}Still to do: {result}."
 
 
 def _fault(value: Any, expected: Any) -> str:
