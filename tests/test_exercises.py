@@ -10,8 +10,8 @@ import pytest
 
 from tinybn.exercises import command, recorded, text
 from tinybn.exercises.hints import HINTS
-from tinybn.exercises.judge import RIGHT, TO_DO, WRONG, judge
-from tinybn.exercises.learner import Learner, own_registry
+from tinybn.exercises.judge import RIGHT, TO_DO, WRONG, advice_on, judge
+from tinybn.exercises.learner import Learner, Problem, own_registry
 from tinybn.exercises.mistakes import MISTAKES
 from tinybn.exercises.tasks import TASKS
 from tinybn.fusion import FUSED
@@ -294,6 +294,16 @@ def test_every_formula_of_a_mistake_is_wrong_somewhere():
                     for f, r in zip(found, right, strict=True)
                 ), (name, result, advice)
                 assert any(f is not None for f in found), (name, result, advice)
+
+
+def test_every_mistake_gets_its_own_advice():
+    for name, results in MISTAKES.items():
+        cases = TASKS[name].cases()
+        for result, mistakes in results.items():
+            for formula, advice in mistakes:
+                found = [_value(formula, case) for case in cases]
+                found = [Problem("its shape") if f is None else f for f in found]
+                assert advice_on(name, result, found, cases) == advice, (name, result)
 
 
 def _value(formula, case):

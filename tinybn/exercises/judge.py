@@ -84,7 +84,7 @@ def _judge(
             raise Hole(_still_to_do(name, result, done))
         expected = getattr(case, "x_hat" if result == "the composition" else result)
         if fault := _fault(value, expected):
-            advice = _advice(name, result, found, cases)
+            advice = advice_on(name, result, found, cases)
             if not advice and isinstance(value, np.ndarray) and value.dtype.kind == "f":
                 advice = _paths(result, value, expected, case)
             if not advice and stopped:
@@ -146,7 +146,7 @@ def _close(array: Any, expected: Any) -> Any:
     return np.isclose(array, expected, rtol=0, atol=1e-9 * scale + 1e-12, equal_nan=True)
 
 
-def _advice(name: str, result: str, found: Sequence[Any], cases: Sequence[Case]) -> str:
+def advice_on(name: str, result: str, found: Sequence[Any], cases: Sequence[Case]) -> str:
     """The mistake that gives these numbers in every case, or ""."""
     for formula, advice in MISTAKES[name].get(result, []):
         if _explains(formula, found, cases):
