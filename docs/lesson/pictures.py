@@ -15,9 +15,9 @@ INK = "black"  # becomes the colour of the page's text
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 PATHS = {
     "direct": (BLUE, "//"),
-    "through μ": (ORANGE, ".."),
+    "through μ": (ORANGE, "\\\\"),
     "through σ²": (GREEN, "xx"),
-    "through σ², then μ": (PURPLE, "oo"),
+    "through σ², then μ": (PURPLE, ".."),
 }
 STYLE = {
     "svg.fonttype": "none",
