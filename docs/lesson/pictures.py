@@ -34,6 +34,9 @@ STYLE = {
 }
 
 
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+
 class Picture(Figure):
     """A figure for the last line of a cell. `description` says in words what it shows."""
 
@@ -49,7 +52,7 @@ class Picture(Figure):
                 ax.get_legend().set_frame_on(False)
         text = io.StringIO()
         with matplotlib.rc_context(STYLE):
-            self.savefig(text, format="svg", metadata={"Date": None})
+            self.savefig(text, format="svg", metadata=NO_METADATA)
         svg = text.getvalue().replace("#000000", "currentColor")
         style = "max-width:100%;height:auto;fill:currentColor"  # for black text
         svg = svg[svg.index("<svg") :].replace("<svg", f'<svg style="{style}"', 1)
