@@ -27,7 +27,7 @@ def test_it_takes_about_an_hour():
     for path in CHAPTERS:
         text = path.read_text(encoding="utf-8")
         said = int(re.search(r"^\*(\d+) minutes\.\*$", text, re.MULTILINE)[1])
-        assert abs(said - minutes(text)) <= 1, f"{path.name}: {minutes(text):.1f} minutes"
+        assert abs(said - minutes(text)) <= 2, f"{path.name}: {minutes(text):.1f} minutes"
         assert f"]({path.name}) | {said} |" in index
         total += said
     assert 50 <= total <= 70
