@@ -69,6 +69,8 @@ def filled(page: str, results: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str]) -> int:
     """The command; the exit status."""
     path = DOCS / "experiments" / "results.json"
+    if not path.exists():
+        sys.exit(f"{path} is missing: run make experiments")
     results = {result["id"]: result for result in json.loads(path.read_text(encoding="utf-8"))}
     stale = False
     for page in sorted((DOCS / "lesson").glob("*.md")):

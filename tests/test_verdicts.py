@@ -79,6 +79,8 @@ def test_the_command_writes_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verdicts, "DOCS", tmp_path)
     (tmp_path / "lesson").mkdir()
     (tmp_path / "experiments").mkdir()
+    with pytest.raises(SystemExit, match="make experiments"):
+        verdicts.main([])
     (tmp_path / "experiments" / "results.json").write_text(json.dumps([RESULTS["a.b"]]))
     chapter = tmp_path / "lesson" / "01.md"
     chapter.write_text(page())
