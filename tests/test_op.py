@@ -133,7 +133,8 @@ def test_signature_help_and_source_are_those_of_the_op(name):
     assert f"def {name}(" in inspect.getsource(op)
     assert "<lambda>" not in str(signature)
     text = pydoc.plain(pydoc.render_doc(op))
-    assert f"{name}{str(signature)[:8]}" in text
+    first = next(iter(signature.parameters))
+    assert f"{name}({first}" in text.replace("(\n    ", "(")  # Python 3.13 breaks long lines
     assert inspect.getdoc(op).splitlines()[0] in text
     assert op.__name__ == op.__qualname__ == name
 
