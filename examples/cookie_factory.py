@@ -136,19 +136,19 @@ def measure(runs: list[Record]) -> Numbers:
     }
 
 
-def steps_are_right(n: Any) -> str:
+def steps_are_right(n: Numbers) -> str:
     """The rule of [steps]."""
     right = n["mean of 2, 10, 6"] == 6 and n["error of the steps"] < 1e-9
     return SUPPORTED if right else NOT_SUPPORTED
 
 
-def code_is_right(n: Any) -> str:
+def code_is_right(n: Numbers) -> str:
     """The rule of [code]."""
     left = max(n["mean left by the whole table"], n["variance left by the whole table"])
     return SUPPORTED if left < 1e-9 else NOT_SUPPORTED
 
 
-def paths_add_up(n: Any) -> str:
+def paths_add_up(n: Numbers) -> str:
     """The rule of [paths]."""
     right = (
         n["fourth path"] == 0

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from results import replace_unprintable, survives_a_broken_pipe, table
 from train_mlp import plot
-from training import Config, Run, train
 
 import tinybn as tb
+from lab.files import replace_unprintable, survives_a_broken_pipe, table
+from lab.training import Config, Run, train
 
 TARGET = 0.95
 

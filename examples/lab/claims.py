@@ -49,7 +49,6 @@ PAGE: dict[str, list[str]] = {
     "The code": ["cookie_factory.code", "train_and_eval.modes", "train_and_eval.running"],
     "The three experiments": [
         "with_and_without.speed",
-        "with_and_without.cost",
         "learning_rate.range",
         "learning_rate.scale",
         "learning_rate.decay",

@@ -283,8 +283,8 @@ def number_table(
     return [head] + [
         (
             name,
-            value.text(),
-            *(b.numbers[name].text() if name in b.numbers else "–" for b in blocks),
+            value.text(".4g"),
+            *(b.numbers[name].text(".4g") if name in b.numbers else "–" for b in blocks),
             _band(bands.get(name), name in outside),
         )
         for name, value in numbers.items()

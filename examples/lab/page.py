@@ -126,7 +126,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _text(value: Sequence[float | str] | None) -> str:
     """A number of result.json."""
-    return "–" if value is None else Interval(*map(float, value)).text()
+    return "–" if value is None else Interval(*map(float, value)).text(".4g")
 
 
 def provenance(results: Sequence[Record]) -> str:

@@ -61,9 +61,7 @@ def ratios(runs: Iterable[Record], others: Iterable[Record], measure: str) -> li
 
     Never divided by never is 1: neither was ahead. No seed is left out.
     """
-    return [
-        1.0 if a == b else a / b if b else math.inf for a, b in pairs(runs, others, measure)
-    ]
+    return [1.0 if a == b else a / b if b else math.inf for a, b in pairs(runs, others, measure)]
 
 
 def differences(runs: Iterable[Record], others: Iterable[Record], measure: str) -> list[float]:
@@ -93,8 +91,8 @@ def best(
 
     `by` must use validation data alone; test data are for the report.
     """
-    groups = group(runs, (key,))
-    return sorted(min(groups.values(), key=by), key=lambda r: r["seed"])
+    chosen: list[Record] = min(group(runs, (key,)).values(), key=by)
+    return sorted(chosen, key=lambda r: r["seed"])
 
 
 def group(runs: Iterable[Record], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
@@ -108,14 +106,19 @@ def group(runs: Iterable[Record], keys: Sequence[str]) -> dict[tuple[Any, ...], 
 def summary(
     runs: Iterable[Record], keys: Sequence[str], measures: Mapping[str, str]
 ) -> list[Record]:
-    """Per configuration: the seeds, how many runs diverged, median and range of each measure."""
+    """Per configuration: the seeds, how many runs diverged, median and range of each measure, or
+    None where it is not measured.
+    """
     return [
         dict(zip(keys, names, strict=True))
         | {
             "seeds": [r["seed"] for r in rs],
             "diverged": sum(r.get("diverged_at") is not None for r in rs),
         }
-        | {measure: spread(values(rs, measure))._asdict() for measure in measures}
+        | {
+            measure: spread(values(rs, measure))._asdict() if measure in rs[0] else None
+            for measure in measures
+        }
         for names, rs in group(runs, keys).items()
     ]
 
@@ -127,7 +130,10 @@ def summary_table(
     cells = [
         [
             *(_cell(row[key]) for key in keys),
-            *(Spread(**row[measure]).text(form) for measure, form in measures.items()),
+            *(
+                Spread(**row[measure]).text(form) if row[measure] else "–"
+                for measure, form in measures.items()
+            ),
             f"{row['diverged']} of {len(row['seeds'])}" if row["diverged"] else "–",
         ]
         for row in rows
@@ -136,4 +142,4 @@ def summary_table(
 
 
 def _cell(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

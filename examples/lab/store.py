@@ -65,7 +65,7 @@ class Store:
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         cut = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        if not lines and first.startswith(cut):  # a new file, or killed while writing its first line
+        if not lines and first.startswith(cut):  # new, or killed while writing its first line
             self._file.truncate(0)
             self._append(first)
             return

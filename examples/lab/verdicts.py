@@ -24,8 +24,8 @@ SUPPORTED, PARTLY, NOT_SUPPORTED, NOT_RESOLVED = VERDICTS = (
 BLOCKS = (0, 1000)
 """The first seeds of the two blocks, fixed before any run: a verdict must hold in both."""
 
-Numbers: TypeAlias = Mapping[str, Interval | float]
-"""What was found, by name: an estimate with its interval, or a number without one."""
+Numbers: TypeAlias = Mapping[str, Any]
+"""What was found, by name: an `Interval`, or a number without one."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import resume
 import train_mlp
-import training
 
 import tinybn as tb
 from benchmarks import gpu
+from lab import training
 from tinybn import checkpoint
 from tinybn.__main__ import report
 
