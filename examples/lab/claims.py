@@ -41,6 +41,7 @@ PAGE: dict[str, list[str]] = {
         "swings.swings",
         "regularizer.noise",
         "regularizer.norm",
+        "regularizer.fashion",
         "memorizing.gap",
         "memorizing.labels",
     ],
@@ -59,6 +60,7 @@ PAGE: dict[str, list[str]] = {
     ],
     "The four questions": [
         "batch_size.larger",
+        "batch_size.plateau",
         "batch_size.gradient",
         "sequences.lengths",
         "sequences.batches",
