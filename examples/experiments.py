@@ -32,7 +32,9 @@ NAMES = list(dict.fromkeys(claim.partition(".")[0] for page in PAGE.values() for
 
 def experiments() -> list[Experiment]:
     """All experiments."""
-    return [importlib.import_module(name).EXPERIMENT for name in NAMES]
+    names = [n for n in NAMES if (HERE / f"{n}.py").exists()]  # JOIN: all
+    names = [n for n in names if "lab.command" in (HERE / f"{n}.py").read_text()]
+    return [importlib.import_module(name).EXPERIMENT for name in names]
 
 
 @survives_a_broken_pipe
