@@ -154,11 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "norm", f"steps to {TARGET:.0%}", "seconds", "reached by", "test accuracy", "training loss"
     )  # fmt: skip
     print(table([head, *(summary(norm, done, losses[norm]) for norm, done in runs.items())]))
-    print(
-        f"\n{TARGET:.0%} validation accuracy, measured every {one.every} steps. The training loss is"
-    )
-    print("that of the trained network in evaluation mode; the picture shows that of mini-batches,")
-    print("in which the statistics of each batch are noise.")
+    print(f"\n{TARGET:.0%} validation accuracy, measured every {one.every} steps.")
+    print("The training loss is that of the trained network in evaluation mode. The picture shows")
+    print("that of mini-batches, where the statistics of each batch are noise.")
     print(finding(runs))
     print(f"Picture: {picture}\n")
     print(
