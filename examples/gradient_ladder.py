@@ -301,11 +301,11 @@ EXPERIMENT = Experiment(
             "gradient_ladder.gradients",
             decide=tame,
             finding=lambda n: (
-                "Per layer, a sigmoid network's gradient shrinks by "
-                f"{n['growth, sigmoid, none'].middle:.2f} without norm and changes by "
-                f"{n['growth, sigmoid, batch'].middle:.2f} with batch norm; but with ReLU it grows "
-                f"by {n['growth, relu, batch'].middle:.2f} with batch norm, and by "
-                f"{n['growth, relu, none'].middle:.2f} without."
+                "From layer to layer, the norm of a sigmoid network's gradient is multiplied by "
+                f"{n['growth, sigmoid, none'].middle:.2f} without norm and by "
+                f"{n['growth, sigmoid, batch'].middle:.2f} with batch norm, and that of a ReLU "
+                f"network by {n['growth, relu, none'].middle:.2f} without norm and by "
+                f"{n['growth, relu, batch'].middle:.2f} with batch norm."
             ),
             answer=lambda n: (
                 "Before training, batch norm cures vanishing gradients and causes exploding ones. "

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cookie_factory
 import experiments
 import numpy as np
 import pytest
@@ -327,7 +328,7 @@ def test_a_rule_that_changed_after_the_runs_is_told(tmp_path, monkeypatch):
     result = json.loads((tmp_path / "result.json").read_text())
     (verdict,) = result["verdicts"]
     assert not verdict["rule_before_the_runs"]
-    assert "The rule (changed after the runs): Supported, whatever" in page.numbers(verdict, result)
+    assert "The rule (changed after the runs): Supported, whatever" in page.rule(verdict, result)
 
 
 def test_check_exits_with_1_where_a_number_is_outside_of_its_band(tmp_path, capsys):
@@ -562,6 +563,30 @@ def test_the_report_has_a_line_and_a_section_per_claim(tmp_path, monkeypatch, ca
     assert entry["blocks"][1]["seeds"] == "1000, 1001"
     assert entry["blocks"][1]["numbers"]["ratio"] == [1002.5, 1002, 1003]
     assert entry["picture"] == "docs/experiments/toy_experiment.png"
+
+
+def test_pictures_and_numbers_are_shown_once(tmp_path, monkeypatch):
+    (claim,) = TOY.claims
+    said = {
+        f"toy_experiment.{name}": claim.said._replace(id=f"toy_experiment.{name}", title=name)
+        for name in ("first", "second")
+    }
+    monkeypatch.setattr(claims, "claims_of", lambda _: said)
+    twice = replace(TOY, claims=[replace(claim, id=name) for name in said])
+    folder = tmp_path / "runs"
+    assert command.main(twice, ["--seeds", "1", "--out", str(folder)]) == 0
+    text = page.report([folder], tmp_path).read_text()
+    assert text.count("![It is larger]") == 1
+    assert text.count("| number | all seeds |") == 1
+    assert "The picture is that of [first](#first)." in text
+    assert "The numbers are those of [first](#first)." in text
+
+
+def test_where_nothing_is_random_no_seed_is_told(tmp_path):
+    assert command.main(cookie_factory.EXPERIMENT, ["--out", str(tmp_path / "runs")]) == 0
+    text = page.report([tmp_path / "runs"], tmp_path).read_text()
+    assert "| number | all seeds |\n" in text
+    assert "Seeds" not in text.partition("## The four steps")[2]
 
 
 def test_a_picture_is_copied_in_all_its_colours_and_an_old_one_goes(tmp_path, monkeypatch):
