@@ -42,7 +42,11 @@ PATHS = {  # its way, its colour, its hatch
     "closed form": ("the fused op", "0.5", ""),
     "finite difference": ("no rule at all", "0.7", ""),
 }
-KNOWN_AS = {"ingredient": "batch norm", "cookie": "layer norm", "table": "neither: the code"}
+KNOWN_AS = {
+    "ingredient": "statistics per ingredient\n(batch norm)",
+    "cookie": "statistics per cookie\n(layer norm)",
+    "table": "statistics of the whole table\n(the tutorial's code)",
+}
 
 
 def configurations(size: str) -> list[Record]:
@@ -162,10 +166,7 @@ def paths_add_up(n: Numbers) -> str:
 def draw_tables(runs: list[Record]) -> Any:
     """The table before, and after each choice of axis, as colours with the numbers in them."""
     tables = {"the cookies": np.array(COOKIES)}
-    tables |= {
-        f"statistics per {r['statistics']}\n({KNOWN_AS[r['statistics']]})": np.array(r["y"])
-        for r in runs
-    }
+    tables |= {KNOWN_AS[r["statistics"]]: np.array(r["y"]) for r in runs}
     figure, (axes,) = panels(1, 4, width=11, height=3)
     for ax, (title, values) in zip(axes, tables.items(), strict=True):
         limit = 1.6 * abs(values).max()  # so that no colour is too dark for the numbers

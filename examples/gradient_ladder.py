@@ -27,7 +27,7 @@ import numpy as np
 
 import tinybn as tb
 from lab.command import main
-from lab.figures import NAMES, STYLES, band, panels
+from lab.figures import NAMES, STYLES, band, dots, panels
 from lab.intervals import Interval, median_interval
 from lab.records import Record, group, ratios, spread, values, where
 from lab.training import Config, build, dataset, stream
@@ -257,7 +257,7 @@ def draw(runs: list[Record]) -> Any:
 
     by_size = {size: rs for size, rs in small_batches(runs).items() if size > 3}
     sizes = [*by_size]
-    band(middle, sizes, [values(rs, "growth") for rs in by_size.values()], "batch", mark=True, lw=0)
+    dots(middle, sizes, [values(rs, "growth") for rs in by_size.values()], "batch")
     dense = np.unique(np.geomspace(4, max(sizes), 200).round()).astype(int).tolist()
     middle.plot(dense, [theory("batch", "relu", "he", n) for n in dense], **thin, label="theory")
     limit = math.sqrt(math.pi / (math.pi - 1))
@@ -274,16 +274,16 @@ def draw(runs: list[Record]) -> Any:
         for shift, norm in ((-0.25, "none"), (0, "layer"), (0.25, "batch")):
             arm = where(ladder, norm=norm, activation=activation, init="he")
             found = spread(values(arm, "growth"))
-            right.bar(i + shift, found.median, 0.22, color=STYLES[norm][0], alpha=0.75,
+            right.bar(i + shift, found.median, 0.22, color=STYLES[norm][0],
                       label=NAMES[norm] if i == 0 else None)  # fmt: skip
-            right.plot([i + shift] * 2, [found.low, found.high], color="0.2", lw=2)
+            right.plot([i + shift] * 2, [found.low, found.high], color="0.6", lw=2)
             right.plot([i + shift - 0.13, i + shift + 0.13], [arm[0]["theory"]] * 2, **thin)
             right.annotate(f"{found.median:.2f}", (i + shift, found.high), xytext=(0, 3),
                            textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
     right.axhline(1, color="0.6", lw=0.8)
     right.set_xticks(range(3), ["ReLU", "tanh", "sigmoid"])
     right.set(ylabel="growth per layer", ylim=(0, 1.75))
-    right.set_title(f"batch size {b}, He's initialisation; dotted: theory", fontsize=9)
+    right.set_title(f"batch size {b}, He; dotted: theory", fontsize=9)
     right.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", columnspacing=1)
     return figure
 
@@ -301,11 +301,11 @@ EXPERIMENT = Experiment(
             "gradient_ladder.gradients",
             decide=tame,
             finding=lambda n: (
-                "Per layer, a sigmoid network's gradient shrinks by "
-                f"{n['growth, sigmoid, none'].middle:.2f} without norm and changes by "
-                f"{n['growth, sigmoid, batch'].middle:.2f} with batch norm; but with ReLU it grows "
-                f"by {n['growth, relu, batch'].middle:.2f} with batch norm, and by "
-                f"{n['growth, relu, none'].middle:.2f} without."
+                "From layer to layer, the norm of a sigmoid network's gradient is multiplied by "
+                f"{n['growth, sigmoid, none'].middle:.2f} without norm and by "
+                f"{n['growth, sigmoid, batch'].middle:.2f} with batch norm, and that of a ReLU "
+                f"network by {n['growth, relu, none'].middle:.2f} without norm and by "
+                f"{n['growth, relu, batch'].middle:.2f} with batch norm."
             ),
             answer=lambda n: (
                 "Before training, batch norm cures vanishing gradients and causes exploding ones. "

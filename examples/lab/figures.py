@@ -107,6 +107,17 @@ def percent(axis: Any, digits: int = 0) -> None:
     axis.set_major_formatter(lambda value, _: f"{value:.{digits}%}")
 
 
+def plain(axis: Any) -> None:
+    """Write 1, 10, 100 and, where there is room, 2 and 5 between them, on a log axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    few = high / low > 100
+    axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save(figure: Any, path: Path, title: str) -> None:
     """Write the figure with its title to a PNG file, in all its colours."""
     if len(title) >= LONGEST:

@@ -17,18 +17,21 @@ WIDEST = 120
 """A cell of the table at the top has no more characters."""
 HEAD = f"""# Every claim of the tutorial, measured
 
-“{TUTORIAL}” explains batch norm to beginners. Here each of its sentences is put to the test, and so
-are some sentences of the literature and of our own. Real data, real training, and a verdict that
-two separate sets of seeds must share. A verdict that contradicts the tutorial is a result, not a
-failure. `make experiments` makes this page.
+“{TUTORIAL}” explains batch norm to beginners. This page puts its
+sentences to the test, in its order, together with some sentences from the literature and some of
+our own. The data are real, and a verdict counts only if two separate sets of random seeds agree on
+it. A verdict that contradicts the tutorial is a result, not a failure.
 
-**How to read it.** Each experiment runs twice, on two blocks of seeds that have no seed in common
-(0, 1, … and 1000, 1001, …). A rule, written down beforehand, turns the numbers of each block into
-*supported*, *partly* or *not supported*. Where the blocks differ, the verdict is *not resolved*.
-A number such as 3.1 (2.8 to 3.4) is an estimate with its 95 % confidence interval over seeds. Arms
-of an experiment are compared seed by seed, because the same seed means the same weights and the
-same batches. ∞ means that a network never got there; such a seed counts as the slowest.
-*Steps* are steps of training. An *arm* is one way to build or train the network.
+**How to read this page.** A *seed* fixes a network's first weights and the order of its examples.
+Each experiment runs on two blocks of seeds (0, 1, … and 1000, 1001, …). A rule, written down
+beforehand, turns the numbers of a block into *supported*, *partly* or *not supported*. If the
+blocks disagree, the sentence is *not resolved*. Networks that are compared share their seeds, so
+they begin with the same weights and see the same examples. A number such as 3.1 (2.8 to 3.4) is an
+estimate with its 95 % confidence interval over seeds. ∞ means that a network never got there; it
+counts as the slowest, and no seed is left out.
+
+The rules are files in [examples/lab/claims](examples/lab/claims). Each section says whether its
+rule was fixed before its runs. `make experiments` repeats everything and writes this page.
 
 """
 
@@ -71,8 +74,13 @@ def overview(verdicts: Sequence[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def section(verdict: Record, result: Record, shown: set[str]) -> str:
-    """The section of a claim; `shown` has the pictures above it, and gets this one's."""
+def section(verdict: Record, result: Record, shown: dict[str, str]) -> str:
+    """The section of a claim.
+
+    Args:
+        shown: the pictures and experiments that the page has shown already, each with the title of
+            its section. What this one shows is added.
+    """
     v, name = verdict, result["experiment"]
     by = {"tutorial": "the tutorial", "literature": v["source"], "ours": "our own sentence"}
     parts = [f"### {v['title']}", f"> {quoted(v)} — {by[v['whose']]}"]
@@ -83,28 +91,41 @@ def section(verdict: Record, result: Record, shown: set[str]) -> str:
         each = "; ".join(f"seeds {seeds_text(b['seeds'])}: {b['verdict']}" for b in v["blocks"])
         parts.append(f"The two blocks of seeds differ, so this is not resolved: {each}.")
     picture = v["picture"]
-    if picture in shown:
-        parts.append("(Its picture is above.)")
+    if f"{picture}.png" in shown:
+        title = shown[f"{picture}.png"]
+        parts.append(f"The picture is that of [{title}](#{slug(title)}).")
     else:
-        shown.add(picture)
+        shown[f"{picture}.png"] = v["title"]
         about = result["pictures"][picture]
         parts.append(f"![{about['title']}](docs/experiments/{picture}.png)")
         parts.append(f"*{about['caption']}*")
     parts.append(f"What ran: {result['ran']} [`{name}.py`](examples/{name}.py)")
-    parts.append(f"<details><summary>The rule and all numbers</summary>\n\n{numbers(v, result)}")
+    parts.append(f"<details><summary>The rule and all numbers</summary>\n\n{rule(v, result)}")
+    if name in shown:
+        parts.append(f"The numbers are those of [{shown[name]}](#{slug(shown[name])}).")
+    else:
+        shown[name] = v["title"]
+        parts.append(numbers(v, result))
     return "\n\n".join(parts) + "\n\n</details>\n\n"
 
 
+def rule(verdict: Record, result: Record) -> str:
+    """The rule, when it was fixed, and what each block of seeds says."""
+    v = verdict
+    fixed = "changed after the runs"
+    if v["rule_before_the_runs"]:
+        commit = result["rules_commit"]
+        fixed = "fixed before the runs" + (f", in commit {commit}" if commit else "")
+    lines = [f"The rule ({fixed}): {v['rule']}"]
+    if len(v["blocks"]) > 1:
+        told = [f"seeds {seeds_text(b['seeds'])}: {b['verdict']}" for b in v["blocks"]]
+        lines += [f"Blocks: {'; '.join(told)}."]
+    return "\n\n".join(lines)
+
+
 def numbers(verdict: Record, result: Record) -> str:
-    """The fold: the rule, what each block says, the numbers, and the medians per configuration."""
-    v, blocks = verdict, verdict["blocks"]
-    fixed = "fixed before the runs" if v["rule_before_the_runs"] else "changed after the runs"
-    where = f", in commit {result['rules_commit']}" if result["rules_commit"] else ""
-    if not v["rule_before_the_runs"]:
-        where = ""
-    lines = [f"The rule ({fixed}{where}): {v['rule']}", ""]
-    told = [f"seeds {seeds_text(b['seeds'])}: {b['verdict']}" for b in blocks]
-    lines += ["Blocks: " + "; ".join(told) + ".", ""] if len(blocks) > 1 else []
+    """All numbers, block by block, and the medians per configuration."""
+    blocks = verdict["blocks"]
     head = ["number", "all seeds", *(f"seeds {seeds_text(b['seeds'])}" for b in blocks)]
     rows = [
         [name, _text(value), *(_text(b["numbers"].get(name)) for b in blocks)]
@@ -112,10 +133,9 @@ def numbers(verdict: Record, result: Record) -> str:
     ]
     if len(blocks) == 1:
         head, rows = head[:2], [row[:2] for row in rows]
-    lines += [*markdown(head, rows), ""]
     first, *rest = summary_table(result["configurations"], result["keys"], result["measures"])
-    lines += ["Each configuration: median (range) over all seeds.", "", *markdown(first, rest)]
-    return "\n".join(lines)
+    title = "Each configuration: median (range) over all seeds."
+    return "\n".join([*markdown(head, rows), "", title, "", *markdown(first, rest)])
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -152,7 +172,7 @@ def report(folders: Sequence[Path], root: Path) -> Path:
              *(claim for claim in verdicts if not section_of(claim))]  # fmt: skip
     pictures = root / "docs" / "experiments"
     pictures.mkdir(parents=True, exist_ok=True)
-    text, shown, last = HEAD + overview([verdicts[c] for c in order]) + "\n", set[str](), ""
+    text, shown, last = HEAD + overview([verdicts[c] for c in order]) + "\n", dict[str, str](), ""
     for claim in order:
         v = verdicts[claim]
         if v["section"] != last:

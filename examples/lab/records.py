@@ -131,7 +131,7 @@ def summary_table(
         [
             *(_cell(row[key]) for key in keys),
             *(
-                Spread(**row[measure]).text(form) if row[measure] else "–"
+                _spread_of(row[measure]).text(form) if row[measure] else "–"
                 for measure, form in measures.items()
             ),
             f"{row['diverged']} of {len(row['seeds'])}" if row["diverged"] else "–",
@@ -139,6 +139,11 @@ def summary_table(
         for row in rows
     ]
     return [[*keys, *(m.replace("_", " ") for m in measures), "diverged"], *cells]
+
+
+def _spread_of(row: Record) -> Spread:
+    """The spread that a file has, with None for what is infinite."""
+    return Spread(*(math.inf if v is None else v for v in row.values()))
 
 
 def _cell(value: Any) -> str:
