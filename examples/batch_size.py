@@ -324,8 +324,8 @@ EXPERIMENT = Experiment(
                 f"{accuracy(n, 'batch', 16)} with batches of 16"
             ),
             caption="Test accuracy at the best learning rate: the median over seeds, with the "
-            "range as a band. Left: equally many examples; right: equally many steps. Batch norm is "
-            "evaluated with running statistics, and on the left also with those of test batches.",
+            "range as a band. Left: equally many examples; right: equally many steps. Batch norm "
+            "is evaluated with running statistics, on the left also with those of test batches.",
         ),
         "batch_size-gradient": Picture(
             draw_passed,

@@ -92,7 +92,7 @@ def scaled(config: Record) -> Record:
     a = config["factor"]
     options = Config(**{key: value for key, value in config.items() if key != "factor"})
     data = dataset(options.data, options.seed, options.data_dir)
-    found = []
+    found: list[tuple[np.ndarray, list[np.ndarray], list[float]]] = []
     for factor in (1.0, a):
         model = without_epsilon(options, data)
         hidden = hidden_weights(model)
@@ -103,29 +103,30 @@ def scaled(config: Record) -> Record:
             tb.optim.SGD(hidden, options.lr * factor**2),
             tb.optim.SGD(others, options.lr),
         ]
-        first, losses = None, []
+        beginning: tuple[np.ndarray, list[np.ndarray]] | None = None
+        losses: list[float] = []
         for x, y in itertools.islice(batches(options, data), 30):
             scores = model(tb.tensor(x.astype(np.float64), backend=options.backend))
             loss = tb.ops.cross_entropy(scores, y)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()
-            if first is None:
-                gradients = [w.grad.numpy() for w in hidden if w.grad is not None]
-                first = scores.numpy(), gradients
+            if beginning is None:
+                slopes = [w.grad.numpy() for w in hidden if w.grad is not None]
+                beginning = scores.numpy(), slopes
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.item())
-        assert first is not None
-        found.append((*first, losses))
-    (scores, gradients, losses), (scores_a, gradients_a, losses_a) = found
+        assert beginning is not None
+        found.append((*beginning, losses))
+    outputs, gradients, curves = zip(*found, strict=True)
     return {
-        "output_changes": float(abs(scores - scores_a).max()),
+        "output_changes": float(abs(outputs[0] - outputs[1]).max()),
         "gradient_differs": max(
-            float(abs(a * g_a - g).max() / abs(g).max())
-            for g, g_a in zip(gradients, gradients_a, strict=True)
+            float(abs(a * scaled_one - g).max() / abs(g).max())
+            for g, scaled_one in zip(*gradients, strict=True)
         ),
-        "loss_differs": max(abs(x - y) for x, y in zip(losses, losses_a, strict=True)),
+        "loss_differs": max(abs(x - y) for x, y in zip(*curves, strict=True)),
         "diverged_at": None,
     }
 
@@ -200,7 +201,7 @@ def decayed(config: Record) -> Record:
 def unit(weight: tb.Tensor) -> np.ndarray:
     """The weights divided by their norm, in float64."""
     w = weight.numpy().astype(np.float64)
-    return w / np.linalg.norm(w)  # type: ignore[no-any-return]
+    return w / np.linalg.norm(w)
 
 
 def effective_rate(lr: float, weights: list[tb.Tensor]) -> float:

@@ -36,8 +36,7 @@ def test_a_ghost_norm_of_the_whole_batch_is_batch_norm():
 
 
 def test_few_digits_to_learn_from_leave_all_others_for_testing():
-    whole = dataset("digits", 0)
-    data = regularizer.few(whole)
+    data = regularizer.few("digits", 0)
     assert len(data.train.y) == 150
     assert sum(len(part.y) for part in data[1:4]) == 1797
     rows = {row.tobytes() for row in data.train.x}
