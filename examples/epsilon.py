@@ -317,9 +317,22 @@ EXPERIMENT = Experiment(
     },
     keys=("place", "eps", "lr"),
     measures={"test_accuracy": ".1%", "test_loss": ".3g", "gain": ".3g", "largest": ".3g"},
-    bands={},
+    # From 4 other seeds in the quick size and 3 in the default size. Whether a division is 0/0, and
+    # the bound, do not depend on the seed; accuracies differ by 3 % between seeds. The largest value
+    # was 2351 after 200 steps and 62 500 after 600.
+    bands={
+        "fail with 0, input": (1, 1),
+        "fail with 0, before ReLU": (0, 0),
+        "fail with 0, after ReLU": (0.7, 1),
+        "fail with 1e-05": (0, 0),
+        "least gain / bound, input": (0.95, 1.001),
+        "most gain / bound, input": (0.95, 1.001),
+        "accuracy with 1e-05, before ReLU": (0.9, 1),
+        "accuracy with 1e-12, input": (0.88, 1),
+        "largest value with 1e-12, input": (300, 1e6),
+    },
     data=("digits",),
-    seeds={"quick": 2, "default": 8, "full": 10},
+    seeds={"quick": 4, "default": 8, "full": 10},
     suits=varies_later,
 )
 
