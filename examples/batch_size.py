@@ -341,8 +341,8 @@ EXPERIMENT = Experiment(
         "batch_statistics": ".1%",
         "passed": ".3f",
     },
-    # From 2 other seeds in the quick size (0.34, 0.33, -0.02, 0.61, 0.001), whose runs are a tenth as
-    # long as those of the default size, and earlier experiments with 13 seeds (0.4 to 0.76 with
+    # From 2 other seeds in the quick size (0.34, 0.33, -0.02, 0.61, 0.001), whose runs are a tenth
+    # as long as those of the default size, and 13 seeds in an earlier version (0.4 to 0.76 with
     # batches of 2).
     bands={
         "32 gains over 2, batch, equal examples": (0.1, 0.7),

@@ -318,8 +318,8 @@ EXPERIMENT = Experiment(
     keys=("place", "eps", "lr"),
     measures={"test_accuracy": ".1%", "test_loss": ".3g", "gain": ".3g", "largest": ".3g"},
     # From 4 other seeds in the quick size and 3 in the default size. Whether a division is 0/0, and
-    # the bound, do not depend on the seed; accuracies differ by 3 % between seeds. The largest value
-    # was 2351 after 200 steps and 62 500 after 600.
+    # the bound, do not depend on the seed; accuracies differ by 3 % between seeds. The largest
+    # value was 2351 after 200 steps and 62 500 after 600.
     bands={
         "fail with 0, input": (1, 1),
         "fail with 0, before ReLU": (0, 0),

@@ -408,9 +408,9 @@ EXPERIMENT = Experiment(
         "effective_rate": ".2g",
         "loss_differs": ".1e",
     },
-    # From 2 other seeds in the quick size (1.5, 1.3, 0.98, 12) and 20 in an earlier version (3 decades
-    # and 1 more than without norm); whole decades between the rates make the quick size coarse. The
-    # angle is within 4 % of the theory after 2000 steps.
+    # From 3 other seeds in the quick size (1.5, 1.3, 0.98, 12) and 20 in an earlier version (3
+    # decades, and 1 more than without norm); whole decades between the rates make the quick size
+    # coarse. The angle is within 4 % of the theory after 2000 steps.
     bands={
         "decades, batch": (0.8, 4),
         "decades more than none": (0.3, 2.5),
