@@ -34,7 +34,12 @@ PAGE: dict[str, list[str]] = {
         "covariate_shift.smoother",
         "units.different",
     ],
-    "The four steps": ["cookie_factory.steps", "cookie_factory.paths", "gamma_beta.learn", "gamma_beta.alone"],
+    "The four steps": [
+        "cookie_factory.steps",
+        "cookie_factory.paths",
+        "gamma_beta.learn",
+        "gamma_beta.alone",
+    ],
     "The benefits": [
         "gradient_ladder.gradients",
         "gradient_ladder.rate",
