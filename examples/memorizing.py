@@ -165,7 +165,8 @@ def draw(runs: list[Record]) -> Any:
 
 def percentage(value: Interval) -> str:
     """As in "83 % (80 to 86)"."""
-    middle, low, high = (f"{100 * v + 0.0:.0f}" for v in value)
+    clipped = (min(max(v, 0.0), 1.0) for v in value)  # Student's t knows no 100 %
+    middle, low, high = (f"{100 * v + 0.0:.0f}" for v in clipped)
     return f"{middle} % ({low} to {high})"
 
 

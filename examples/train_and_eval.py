@@ -415,7 +415,8 @@ EXPERIMENT = Experiment(
 
 def percentage(value: Interval) -> str:
     """As in "96.3 % (95.8 to 96.9)"."""
-    middle, low, high = (f"{100 * v:.1f}" for v in value)
+    clipped = (min(max(v, 0.0), 1.0) for v in value)  # Student's t knows no 100 %
+    middle, low, high = (f"{100 * v:.1f}" for v in clipped)
     return f"{middle} % ({low} to {high})"
 
 
