@@ -409,7 +409,7 @@ EXPERIMENT = Experiment(
     keys=("batches", "norm", "batch_size", "momentum", "lr"),
     measures={"running": ".1%"},
     bands={},
-    seeds={"quick": 2, "default": 8, "full": 10},
+    seeds={"quick": 2, "default": 6, "full": 10},
 )
 
 
