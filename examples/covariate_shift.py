@@ -28,7 +28,7 @@ import numpy as np
 import tinybn as tb
 from lab.command import main
 from lab.figures import OTHERS, STYLES, band, crosses, panels
-from lab.intervals import Interval, median_interval
+from lab.intervals import Interval, median_interval, written
 from lab.records import Record, best, fastest, group, ratios, spread, values, where
 from lab.training import TARGETS, Config, dataset, fit, stream
 from lab.verdicts import (
@@ -377,8 +377,10 @@ EXPERIMENT = Experiment(
         "covariate_shift": Picture(
             draw,
             title=lambda n: (
-                f"With {n['shift, 4 × noise to no norm'].middle:.1f} times the covariate shift, "
-                f"batch norm is {n['steps, no norm to 4 × noise'].middle:.1f} times as fast"
+                "With "
+                f"{written(n['shift, 4 × noise to no norm'].middle, '.1f')} times the covariate "
+                "shift, batch norm is "
+                f"{written(n['steps, no norm to 4 × noise'].middle, '.1f')} times as fast"
             ),
             caption="Steps to 95 % test accuracy over the learning rate, and, at learning rate "
             "0.1, three measures over the steps. Lines are medians, bands ranges over seeds.",

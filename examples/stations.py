@@ -20,7 +20,7 @@ from typing import Any
 import tinybn as tb
 from lab.command import main
 from lab.figures import dots, panels
-from lab.intervals import Interval, median_interval
+from lab.intervals import Interval, median_interval, written
 from lab.records import Record, best, fastest, group, ratios, values, where
 from lab.training import TARGETS, Config, dataset, fit, stream
 from lab.verdicts import NOT_SUPPORTED, PARTLY, SUPPORTED, Claim, Experiment, Numbers, Picture
@@ -156,8 +156,9 @@ EXPERIMENT = Experiment(
         "stations": Picture(
             draw,
             title=lambda n: (
-                f"Steps to 95 %: {n['steps, none'].middle:.0f} without batch norm, "
-                f"{n['steps, fifth'].middle:.0f} with one, {n['steps, all'].middle:.0f} with all"
+                f"Steps to 95 %: {written(n['steps, none'].middle, '.0f')} without batch norm, "
+                f"{written(n['steps, fifth'].middle, '.0f')} with one, "
+                f"{written(n['steps, all'].middle, '.0f')} with all"
             ),
             caption="Steps to 95 % test accuracy at the learning rate that was fastest on "
             "validation data; a point per seed, a bar at the median. Black: no norm.",

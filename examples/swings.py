@@ -23,7 +23,7 @@ import numpy as np
 import tinybn as tb
 from lab.command import main
 from lab.figures import NAMES, STYLES, band, panels
-from lab.intervals import Interval, median_interval
+from lab.intervals import Interval, median_interval, written
 from lab.records import Record, best, group, ratios, values, where
 from lab.training import Config, accuracy, build, dataset, stream
 from lab.verdicts import NOT_SUPPORTED, PARTLY, SUPPORTED, Claim, Experiment, Numbers, Picture
@@ -184,8 +184,9 @@ EXPERIMENT = Experiment(
         "swings": Picture(
             draw,
             title=lambda n: (
-                f"The loss climbs back by {n['setback, none, best'].middle:.1f} without norm, by "
-                f"{n['setback, batch, best'].middle:.1f} with batch norm"
+                "The loss climbs back by "
+                f"{written(n['setback, none, best'].middle, '.1f')} without norm, by "
+                f"{written(n['setback, batch, best'].middle, '.1f')} with batch norm"
             ),
             caption="Top: loss and gradient at every step, for one seed at one learning rate. "
             "Below: the largest setback of the loss and the largest norm of the gradient in 300 "
