@@ -29,9 +29,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gradient_ladder import theory
 
 import tinybn as tb
-from gradient_ladder import theory
 from lab.command import main
 from lab.figures import MARKS, NAMES, OTHERS, STYLES, dots, panels, percent
 from lab.intervals import mean_interval, median_interval, share_interval
