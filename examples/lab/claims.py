@@ -29,11 +29,17 @@ WHOSE = ("tutorial", "literature", "ours")
 PAGE: dict[str, list[str]] = {
     "The problem": [
         "covariate_shift.reason",
+        "covariate_shift.cut",
         "covariate_shift.gradient",
         "covariate_shift.smoother",
         "units.different",
     ],
-    "The four steps": ["cookie_factory.steps", "cookie_factory.paths", "gamma_beta.learn"],
+    "The four steps": [
+        "cookie_factory.steps",
+        "cookie_factory.paths",
+        "gamma_beta.learn",
+        "gamma_beta.alone",
+    ],
     "The benefits": [
         "gradient_ladder.gradients",
         "gradient_ladder.rate",
@@ -63,7 +69,7 @@ PAGE: dict[str, list[str]] = {
         "batch_size.plateau",
         "batch_size.gradient",
         "sequences.lengths",
-        "sequences.batches",
+        "train_and_eval.varying",
         "epsilon.zero",
         "epsilon.bound",
         "epsilon.any",
