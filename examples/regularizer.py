@@ -319,7 +319,7 @@ EXPERIMENT = Experiment(
             draw,
             title=title,
             caption="Difference to statistics of the whole batch, seed by seed: the mean and its "
-            "95 % interval, at the learning rate with the best mean validation accuracy. Beside "
+            "95 % interval, at the learning rate with the best mean validation accuracy. Above "
             "the points: the mean itself. The batch of SGD is 48 in every arm.",
         )
     },
