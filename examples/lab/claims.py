@@ -47,6 +47,7 @@ PAGE: dict[str, list[str]] = {
         "swings.swings",
         "regularizer.noise",
         "regularizer.norm",
+        "regularizer.fashion",
         "memorizing.gap",
         "memorizing.labels",
     ],
@@ -65,6 +66,7 @@ PAGE: dict[str, list[str]] = {
     ],
     "The four questions": [
         "batch_size.larger",
+        "batch_size.plateau",
         "batch_size.gradient",
         "sequences.lengths",
         "train_and_eval.varying",
