@@ -157,7 +157,7 @@ EXPERIMENT = Experiment(
             draw,
             title=lambda n: (
                 "Units up to 10 000 : 1 cost "
-                f"{abs(100 * n[f'cost, batch, factor {MOST}'].middle):.0f} points with batch norm, "
+                f"{100 * n[f'cost, batch, factor {MOST}'].middle:.1f} points with batch norm, "
                 f"{100 * n[f'cost, none, factor {MOST}'].middle:.0f} without"
             ),
             caption="Left: test accuracy after 400 steps at the best learning rate; a point per "
