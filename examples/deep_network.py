@@ -475,7 +475,7 @@ EXPERIMENT = Experiment(
             draw_limit,
             title=lambda n: (
                 (
-                    "The gradient's growth predicts where plain batch norm breaks: "
+                    "Where the gradient's growth says plain batch norm breaks: "
                     f"at {n['predicted limit']:.0f} layers"
                 )
                 if n["predicted limit"]
