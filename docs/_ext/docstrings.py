@@ -1,0 +1,114 @@
+"""The package's docstrings, which are plain text in Google's style, as reStructuredText.
+
+`name` becomes a link if the reference has the name. An indented block is shown as it is written.
+Any other character means itself.
+"""
+
+import inspect
+import re
+
+from docutils import nodes
+from sphinx import addnodes
+
+SPAN = re.compile(r"``?(.+?)``?")
+NAME = re.compile(r"(tb\.)?([A-Za-z_][\w.]*)(\(\))?")
+SECTION = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Note|Example|Examples):$")
+STARRED = re.compile(r"\s+\*{1,2}\w+: ")
+
+
+def linked(match):
+    """A name as a reference, anything else as code."""
+    name = NAME.fullmatch(match[1])
+    if not name or name[1] is None and name[2] in {"g", "x", "y", "i"}:
+        return f"``{match[1]}``"
+    if name[1]:
+        return f":py:obj:`{match[1]} <tinybn.{name[2]}>`"
+    return f":py:obj:`{match[1]}`"
+
+
+def escaped(text):
+    """Characters that mean something in reStructuredText, made to mean themselves."""
+    return re.sub(r"([*|\\]|_\b|(?<=\w)_(?!\w))", r"\\\1", text)
+
+
+def line(text):
+    """One line outside of a block."""
+    if STARRED.match(text):  # napoleon escapes *args
+        name, _, rest = text.partition(": ")
+        return f"{name}: {line(rest)}"
+    parts, end = [], 0
+    for span in SPAN.finditer(text):
+        parts += [escaped(text[end : span.start()]), linked(span)]
+        end = span.end()
+    return "".join([*parts, escaped(text[end:])])
+
+
+def as_rst(lines):
+    """The lines of a docstring: outside its sections, an indented block after a blank line is code."""
+    out, section, block = [], False, False
+    for i, text in enumerate(lines):
+        indented = text.startswith("    ")
+        if SECTION.match(text):
+            section = True
+        elif text and not indented:
+            section = False
+        starts = indented and not section and not block and (i == 0 or not lines[i - 1])
+        if starts:
+            rest = "\n".join(lines[i:])
+            language = "python" if re.match(r"\s+(@|import |>>>|with |def )", rest) else "text"
+            out += [f".. code-block:: {language}", ""]
+        block = starts or block and (indented or not text)
+        out.append(text if block else line(text))
+    return out
+
+
+def process(app, what, name, obj, options, lines):
+    """Rewrite a docstring before napoleon reads it."""
+    lines[:] = as_rst(lines)
+
+
+class Written(str):
+    """An annotation as the source has it."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        """Without quotes."""
+        return str(self)
+
+
+def signature(app, what, name, obj, options, shown, returned):
+    """The signature as the source has it; an op's has no types, as it takes Tensors and numbers."""
+    if shown is None or what not in {"function", "method", "class", "exception"}:
+        return None
+    try:
+        found = inspect.signature(obj)
+    except (TypeError, ValueError):
+        return None
+    given, none = [*found.parameters.values()], inspect.Parameter.empty
+    if what == "method" and given and given[0].name in {"self", "a", "tensor"}:
+        given = given[1:]
+    typed = not hasattr(obj, "op")
+
+    def written(annotation):
+        return Written(annotation) if isinstance(annotation, str) and typed else none
+
+    given = [p.replace(annotation=written(p.annotation)) for p in given]
+    result = written(found.return_annotation) if typed and what != "class" else none
+    return str(inspect.Signature(given)), None if result is none else str(result)
+
+
+def renamed(app, doctree):
+    """tinybn is imported as tb: tb.ops.add(a, b)."""
+    for node in doctree.findall(addnodes.desc_addname):
+        text = "tb." + node.astext().removeprefix("tinybn.")
+        node.clear()
+        node += nodes.Text(text)
+
+
+def setup(app):
+    """For Sphinx."""
+    app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-signature", signature)
+    app.connect("doctree-read", renamed)
+    return {"parallel_read_safe": True}

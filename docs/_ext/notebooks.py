@@ -1,0 +1,61 @@
+"""The chapters as notebooks, from the same source: files to download beside the pages."""
+
+import base64
+import re
+
+import jupytext
+from nbformat.v4 import new_markdown_cell
+
+PICTURE = re.compile(r"(!\[[^\]]*\]\()([^)\s:]+\.(?:png|svg))(?=[)\s])")
+TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+NOTE = """\
+*This notebook is a chapter of tinybn's lesson. It needs tinybn with its extra `examples`, as the
+README explains, and runs from top to bottom.*"""
+
+
+def chapters(app):
+    """The pages with cells, by the name of their page."""
+    files = sorted((app.srcdir / "lesson").glob("*.md"))
+    return {f"lesson/{f.stem}": f for f in files if "{code-cell}" in f.read_text("utf-8")}
+
+
+def notebook(path):
+    """A chapter as a notebook that stands alone: its pictures are inside."""
+
+    def inside(match):
+        picture = path.parent / match[2]
+        content = base64.b64encode(picture.read_bytes()).decode()
+        return f"{match[1]}data:{TYPES[picture.suffix]};base64,{content}"
+
+    found = jupytext.read(path)
+    for cell in found.cells:
+        if cell.cell_type == "markdown":
+            cell.source = PICTURE.sub(inside, cell.source)
+    found.cells.insert(0, new_markdown_cell(NOTE, id="note"))
+    return found
+
+
+def write(app, error):
+    """Write all of them, and the modules that they import."""
+    if error or app.builder.format != "html":
+        return
+    found = chapters(app)
+    folder = app.outdir / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for path in found.values():
+        jupytext.write(notebook(path), folder / f"{path.stem}.ipynb")
+    for path in (app.srcdir / "lesson").glob("*.py"):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def offer(app, pagename, templatename, context, doctree):
+    """Tell the template which page has a notebook."""
+    if pagename in chapters(app):
+        context["notebook"] = f"notebooks/{pagename.partition('/')[2]}.ipynb"
+
+
+def setup(app):
+    """For Sphinx."""
+    app.connect("html-page-context", offer)
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True}
