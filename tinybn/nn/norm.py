@@ -72,6 +72,11 @@ class BatchNorm(Norm):
         ValueError: when called, x does not fit, or in training a channel has only one value.
 
     Source: Ioffe & Szegedy 2015 (1502.03167), algorithms 1 and 2.
+
+    Example:
+        >>> layer = tb.nn.BatchNorm(1)
+        >>> layer(np.array([[2.0], [10.0], [6.0]])).T
+        tensor([[-1.2247443,  1.2247443,  0.       ]], dtype=float64, from transpose)
     """
 
     buffers = ("running_mean", "running_var", "num_batches_tracked")
