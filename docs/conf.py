@@ -1,9 +1,8 @@
-"""The site's settings: `make docs` writes docs/_build/html, which opens from disk, without a network.
+"""The site's settings. `make docs` writes docs/_build/html, which opens from disk, without a network.
 
-Sphinx with MyST-NB, because one tool then builds all three parts: pages in Markdown, chapters whose
-code runs, and a reference from the docstrings, whose names link to each other. All of it is kept up
-(Sphinx since 2008, by the Python documentation's own authors), and its search works without a
-server; MkDocs Material is no longer developed, Zensical is at 0.1, and pdoc knows no chapters.
+We use Sphinx with MyST-NB because one tool then builds Markdown pages, chapters whose code runs, and
+a reference whose names link to each other. Sphinx is well kept, and its search needs no server.
+(MkDocs Material is in maintenance mode, Zensical is young, and pdoc has no chapters.)
 """
 
 import os
@@ -69,7 +68,8 @@ pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 _FONTS = {
-    "font-stack": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    "font-stack": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, "
+    "sans-serif",
     "font-stack--monospace": "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', "
     "'Liberation Mono', monospace",
 }

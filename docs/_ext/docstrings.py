@@ -45,7 +45,7 @@ def line(text):
 
 def as_rst(lines):
     """The lines of a docstring: outside its sections, an indented block after a blank line is code."""
-    out, section, block = [], False, False
+    out, section, block, example = [], False, False, False
     for i, text in enumerate(lines):
         indented = text.startswith("    ")
         if SECTION.match(text):
@@ -58,7 +58,8 @@ def as_rst(lines):
             language = "python" if re.match(r"\s+(@|import |>>>|with |def )", rest) else "text"
             out += [f".. code-block:: {language}", ""]
         block = starts or block and (indented or not text)
-        out.append(text if block else line(text))
+        example = bool(text) and (example or text.lstrip().startswith(">>> "))
+        out.append(text if block or example else line(text))
     return out
 
 
@@ -99,11 +100,12 @@ def signature(app, what, name, obj, options, shown, returned):
 
 
 def renamed(app, doctree):
-    """tinybn is imported as tb: tb.ops.add(a, b)."""
+    """tinybn is imported as tb: tb.ops.add(a, b). (tb.program is a function, not the module.)"""
     for node in doctree.findall(addnodes.desc_addname):
-        text = "tb." + node.astext().removeprefix("tinybn.")
-        node.clear()
-        node += nodes.Text(text)
+        text = node.astext()
+        if not text.startswith("tinybn.program."):
+            node.clear()
+            node += nodes.Text("tb." + text.removeprefix("tinybn."))
 
 
 def setup(app):

@@ -1,4 +1,4 @@
-"""The pages of the site that are files of the repository's root, which GitHub and PyPI show, too."""
+"""The pages of the site that are files in the root of the repository."""
 
 import re
 
