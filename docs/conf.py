@@ -1,7 +1,7 @@
-"""The site's settings. `make docs` writes docs/_build/html, which opens from disk, without a network.
+"""The site's settings. `make docs` writes docs/_build/html, which needs no server and no network.
 
-We use Sphinx with MyST-NB because one tool then builds Markdown pages, chapters whose code runs, and
-a reference whose names link to each other. Sphinx is well kept, and its search needs no server.
+We use Sphinx with MyST-NB because one tool then builds Markdown pages, chapters whose code runs,
+and a reference whose names link to each other. Sphinx is well kept, and its search works from disk.
 (MkDocs Material is in maintenance mode, Zensical is young, and pdoc has no chapters.)
 """
 

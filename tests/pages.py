@@ -103,7 +103,11 @@ def run(path, space=None, text=None):
 
 
 def execute(block, path, space):
-    """Run a block, statement by statement, check the comments that show values, and return stdout."""
+    """Run a block, statement by statement, and check the comments that show values.
+
+    Returns:
+        What the other statements print.
+    """
     comments = _comments(block.text)
     tree = ast.parse(block.text, str(path))
     everything = io.StringIO()
@@ -119,9 +123,12 @@ def execute(block, path, space):
             else:
                 exec(compile(ast.Module([node], []), str(path), "exec"), space)
                 result = out.getvalue()
-        everything.write(out.getvalue())
+        if out.getvalue() and shown.startswith(("'", '"')):  # print writes no quotation marks
+            result = f"{shown[0]}{result.strip()}{shown[0]}"
         if VALUE.match(shown) and (isinstance(node, ast.Expr) or result):
             check(shown, result, f"{path}:{node.end_lineno}", part=True)
+        else:
+            everything.write(out.getvalue())
     return everything.getvalue()
 
 

@@ -13,17 +13,17 @@ from sphinx import addnodes
 SPAN = re.compile(r"``?(.+?)``?")
 NAME = re.compile(r"(tb\.)?([A-Za-z_][\w.]*)(\(\))?")
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Note|Example|Examples):$")
+CODE = re.compile(r"\s+(@|import |with |def |\w+ = )")
 STARRED = re.compile(r"\s+\*{1,2}\w+: ")
 
 
 def linked(match):
     """A name as a reference, anything else as code."""
     name = NAME.fullmatch(match[1])
-    if not name or name[1] is None and name[2] in {"g", "x", "y", "i"}:
+    if not name:
         return f"``{match[1]}``"
-    if name[1]:
-        return f":py:obj:`{match[1]} <tinybn.{name[2]}>`"
-    return f":py:obj:`{match[1]}`"
+    target = f"tinybn.{name[2]}" if name[1] else name[2]
+    return f":py:obj:`{match[1]} <{target}>`"
 
 
 def escaped(text):
@@ -44,20 +44,15 @@ def line(text):
 
 
 def as_rst(lines):
-    """The lines of a docstring: outside its sections, an indented block after a blank line is code."""
+    """A docstring's lines. Outside of sections, an indented block after a blank line is code."""
     out, section, block, example = [], False, False, False
     for i, text in enumerate(lines):
-        indented = text.startswith("    ")
-        if SECTION.match(text):
-            section = True
-        elif text and not indented:
-            section = False
-        starts = indented and not section and not block and (i == 0 or not lines[i - 1])
-        if starts:
-            rest = "\n".join(lines[i:])
-            language = "python" if re.match(r"\s+(@|import |>>>|with |def )", rest) else "text"
-            out += [f".. code-block:: {language}", ""]
-        block = starts or block and (indented or not text)
+        indented, first = text.startswith("    "), i == 0 or not lines[i - 1]
+        if text and not indented:
+            section, block = bool(SECTION.match(text)), False
+        elif indented and first and not section and not block:
+            block = True
+            out += [f".. code-block:: {'python' if CODE.match(text) else 'text'}", ""]
         example = bool(text) and (example or text.lstrip().startswith(">>> "))
         out.append(text if block or example else line(text))
     return out
