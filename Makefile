@@ -3,6 +3,7 @@
 # make fuzz           random graphs, states and extreme numbers: new ones each time, for an hour or so
 # make compare        every fused op against its composition, in higher precision, number by number
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
+# make docs           the lesson, how-tos and reference as a site: docs/_build/html/index.html
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu need a GPU
@@ -19,7 +20,7 @@ CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test fuzz compare prove experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
+.PHONY: demo test fuzz compare prove docs experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -50,6 +51,12 @@ experiments: $(VENV)/ready
 
 experiments-quick: $(VENV)/ready
 	$(BIN)/python examples/experiments.py --quick --check $(EXPERIMENTS)
+
+# Runs the chapters, and ends with an error at any warning, such as a dead link.
+docs: $(VENV)/docs
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 lint: $(VENV)/lint
 	$(BIN)/python -m ruff check .
@@ -113,7 +120,7 @@ $(ENVIRONMENTS:=/ready): %/ready: pyproject.toml
 	@$(call INSTALL,$*,$(PACKAGES))
 	@touch $@
 
-$(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
+$(VENV)/lint $(VENV)/docs $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
 	@echo "Installing the packages for $@"
 	@$(call INSTALL,$(VENV),--group $*)
 	@touch $@
@@ -124,4 +131,4 @@ $(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(CUPY_VENV) $(NVRTC_VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CUPY_VENV) $(NVRTC_VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache

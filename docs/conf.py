@@ -28,6 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "docstrings",
     "mathml",
+    "microscope",
     "notebooks",
     "root_pages",
 ]
