@@ -1,0 +1,80 @@
+"""The look of the lesson's pictures: SVG that takes the page's text colour, dark or light.
+
+The colours are those of Okabe and Ito, which colour-blind people tell apart; paths also differ in
+their hatch.
+"""
+
+import io
+from html import escape
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the page's text colour
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+PATHS = {
+    "direct": (BLUE, "//"),
+    "through μ": (ORANGE, ".."),
+    "through σ²": (GREEN, "xx"),
+    "through σ², then μ": (PURPLE, "oo"),
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tinybn",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["system-ui", "DejaVu Sans"],
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.2,
+    "hatch.linewidth": 0.6,
+    **dict.fromkeys(("text.color", "xtick.color", "ytick.color", "hatch.color"), INK),
+    **dict.fromkeys(("axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
+    "axes.facecolor": "none",
+    "legend.framealpha": 0,
+}
+
+
+class Picture(Figure):
+    """A figure for the last line of a cell. `description` says in words what it shows."""
+
+    def __init__(self, description, columns=1, height=2.6, **options):
+        with matplotlib.rc_context(STYLE):
+            super().__init__(figsize=(7.2, height), layout="constrained", facecolor="none")
+            self.subplots(1, columns, **options)
+        self.description = description
+
+    def _repr_html_(self):
+        text = io.StringIO()
+        with matplotlib.rc_context(STYLE):
+            self.savefig(text, format="svg", metadata={"Date": None})
+        svg = text.getvalue().replace(INK, "currentColor")
+        svg = svg[svg.index("<svg") :].replace("<svg", '<svg style="max-width:100%;height:auto"', 1)
+        return f'<div role="img" aria-label="{escape(self.description)}">{svg}</div>'
+
+
+def bars(ax, names, values, colour=BLUE, hatch=None, title=""):
+    """One bar per name, with its number."""
+    drawn = ax.bar(names, values, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6)
+    ax.bar_label(drawn, fmt=lambda value: f"{value:.3g}".replace("-", "−"), padding=2, fontsize=9)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.margins(y=0.2)
+    ax.set_title(title)
+
+
+def piles(ax, names, contributions):
+    """Contributions to a gradient, piled up per sample; the diamond is their sum."""
+    up, down = np.zeros(len(names)), np.zeros(len(names))
+    for path, values in contributions.items():
+        colour, hatch = PATHS[path]
+        values = np.ravel(values)
+        base = np.where(values < 0, down, up)
+        ax.bar(names, values, 0.5, base, color=colour, hatch=hatch, edgecolor=INK, label=path)
+        up, down = up + values.clip(0), down + values.clip(max=0)
+    ax.plot(names, up + down, "D", color=INK, label="sum")
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.legend(fontsize=9)
