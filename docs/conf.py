@@ -11,8 +11,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
-# The cells of a chapter import the package and the files beside the chapter.
+# The cells of a chapter import the package and the files beside the chapter. Their kernel draws SVG.
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [DOCS.parent, DOCS / "lesson"]))
+os.environ["JUPYTER_PATH"] = str(DOCS / "_ext" / "jupyter")
 
 import tinybn  # noqa: E402
 
@@ -65,7 +66,7 @@ html_show_search_summary = False  # a page from disk may not read the others
 html_show_copyright = False
 html_math_renderer = "mathml"
 pygments_style = "friendly"
-pygments_dark_style = "github-dark"
+pygments_dark_style = "native"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 _FONTS = {

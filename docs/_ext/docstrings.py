@@ -13,7 +13,8 @@ from sphinx import addnodes
 SPAN = re.compile(r"``?(.+?)``?")
 NAME = re.compile(r"(tb\.)?([A-Za-z_][\w.]*)(\(\))?")
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Attributes|Note|Example|Examples):$")
-CODE = re.compile(r"\s+(@|import |with |def |\w+ = )")
+CODE = re.compile(r"\s+(@|import |with |def |\w+ = [^·]*$)")
+BACK = re.compile(r'<a class="viewcode-back"[^>]*>[^<]*</a>')
 STARRED = re.compile(r"\s+\*{1,2}\w+: ")
 
 
@@ -103,9 +104,16 @@ def renamed(app, doctree):
             node += nodes.Text("tb." + text.removeprefix("tinybn."))
 
 
+def without_back_links(app, pagename, templatename, context, doctree):
+    """Source pages link back to names as the module has them: tinybn.init.seed for tb.seed."""
+    if pagename.startswith("_modules/") and "body" in context:
+        context["body"] = BACK.sub("", context["body"])
+
+
 def setup(app):
     """For Sphinx."""
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("autodoc-process-signature", signature)
     app.connect("doctree-read", renamed)
+    app.connect("html-page-context", without_back_links)
     return {"parallel_read_safe": True}

@@ -12,7 +12,9 @@ def moved(match):
     target = match[1]
     if target in NAMES:
         return NAMES[target]
-    return target.removeprefix("docs/") if target.startswith("docs/") else f"../{target}"
+    if target.startswith("docs/"):
+        return target.removeprefix("docs/")
+    return f"path:../{target}" if target.endswith(".md") else f"../{target}"  # a file to download
 
 
 def read(app, docname, source):
