@@ -46,22 +46,33 @@ def line(text):
 
 def as_rst(lines):
     """A docstring's lines. Outside of sections, an indented block after a blank line is code."""
-    out, section, block, example = [], False, False, False
+    out, section, block, example = [], "", False, False
     for i, text in enumerate(lines):
         indented, first = text.startswith("    "), i == 0 or not lines[i - 1]
         if text and not indented:
-            section, block = bool(SECTION.match(text)), False
+            header = SECTION.match(text)
+            section, block = header[1] if header else "", False
         elif indented and first and not section and not block:
             block = True
             out += [f".. code-block:: {'python' if CODE.match(text) else 'text'}", ""]
         example = bool(text) and (example or text.lstrip().startswith(">>> "))
-        out.append(text if block or example else line(text))
+        text = text if block or example else line(text)
+        if section in ("Returns", "Yields") and SECTION.match(lines[i - 1]):
+            text = untyped(text)
+        out.append(text)
     return out
+
+
+def untyped(text):
+    """What napoleon does not split at a colon, into a type and a description."""
+    return f"{text[: len(text) - len(text.lstrip())]}: {text.lstrip()}" if ":" in text else text
 
 
 def process(app, what, name, obj, options, lines):
     """Rewrite a docstring before napoleon reads it."""
     lines[:] = as_rst(lines)
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = untyped(lines[0])
 
 
 class Written(str):
@@ -92,6 +103,8 @@ def signature(app, what, name, obj, options, shown, returned):
 
     given = [p.replace(annotation=written(p.annotation)) for p in given]
     result = written(found.return_annotation) if typed and what != "class" else none
+    if str(result).startswith("Callable[[Callable"):  # a decorator's, which its docstring explains
+        result = none
     return str(inspect.Signature(given)), None if result is none else str(result)
 
 

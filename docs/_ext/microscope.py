@@ -23,5 +23,5 @@ def write(app, error):
 
 def setup(app):
     """For Sphinx."""
-    app.connect("build-finished", write)
+    app.connect("build-finished", write, priority=900)
     return {"parallel_read_safe": True}
