@@ -25,9 +25,12 @@ SAID = {"tutorial": "The tutorial says", "literature": "The literature says", "o
 def verdict(result: dict[str, Any]) -> str:
     """Whose sentence it is, the verdict, and the finding, as a quotation in Markdown."""
     quote = result["quote"].strip("“”").rstrip(".")
-    finding = result["finding"].strip()
-    said = f"{SAID[result['whose']]}: “{quote}.”"
-    return f"> {said}\n> **Measured: {result['verdict']}.** {finding}\n> [All numbers](../experiments.md)\n"
+    lines = [
+        f"{SAID[result['whose']]}: “{quote}.”",
+        f"**Measured: {result['verdict']}.** {result['finding'].strip()}",
+        "[All numbers](../experiments.md)",
+    ]
+    return "".join(f"> {line}\n" for line in lines)
 
 
 def answer(result: dict[str, Any]) -> str:

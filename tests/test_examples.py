@@ -115,20 +115,6 @@ def test_the_demo_compares_gradients_to_the_last_digits():
         assert float(fused) < 1e-6
 
 
-def test_the_code_in_the_readme_runs(capsys):
-    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
-    code = [block.partition("```")[0] for block in blocks]
-    (first,) = (text for text in code if text.startswith("import tinybn"))
-    (step,) = (text for text in code if "@tb.compile" in text)
-    names = {}
-    exec(first, names)
-    assert "0.0510" in capsys.readouterr().out
-    exec(step, names)
-    x, labels = np.ones((8, 64), np.float32), np.arange(8)
-    losses = [names["step"](x, labels).item() for _ in range(3)]
-    assert losses[2] < losses[0]
-
-
 def test_the_commands_run_from_a_wheel_in_an_empty_folder(tmp_path):
     built = command("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
     assert built.returncode == 0, built.stderr

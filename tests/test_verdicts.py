@@ -75,5 +75,5 @@ def test_the_command_writes_and_checks(tmp_path, monkeypatch, capsys):
     assert "Twice as fast." in chapter.read_text()
     assert verdicts.main(["--check"]) == 0
     chapter.write_text(page(name="a.e"))
-    with pytest.raises(SystemExit, match="01.md: no result 'a.e'"):
+    with pytest.raises(SystemExit, match=r"01\.md: no result 'a.e'"):
         verdicts.main([])

@@ -71,8 +71,9 @@ def power(a, n):
 
 
 def exp(a):
-    y = np.exp(as_tensor(a).data)
-    return Tensor(y, [(as_tensor(a), lambda g: g * y)])
+    a = as_tensor(a)
+    y = np.exp(a.data)
+    return Tensor(y, [(a, lambda g: g * y)])
 
 
 def log(a):

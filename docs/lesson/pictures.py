@@ -1,4 +1,4 @@
-"""The look of the lesson's pictures: SVG that takes the page's text colour, dark or light.
+"""The look of the lesson's pictures: SVG in the colour of the page's text, dark or light.
 
 The colours are those of Okabe and Ito, which colour-blind people tell apart; paths also differ in
 their hatch.
@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-INK = "#010203"  # stands for the page's text colour
+INK = "black"  # becomes the colour of the page's text
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 PATHS = {
     "direct": (BLUE, "//"),
@@ -22,20 +22,15 @@ PATHS = {
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tinybn",
-    "font.family": "sans-serif",
     "font.sans-serif": ["system-ui", "DejaVu Sans"],
-    "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.facecolor": "none",
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.alpha": 0.2,
-    "hatch.linewidth": 0.6,
-    **dict.fromkeys(("text.color", "xtick.color", "ytick.color", "hatch.color"), INK),
-    **dict.fromkeys(("axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
-    "axes.facecolor": "none",
-    "legend.framealpha": 0,
+    "grid.color": "gray",
+    "grid.alpha": 0.25,
 }
 
 
@@ -49,11 +44,15 @@ class Picture(Figure):
         self.description = description
 
     def _repr_html_(self):
+        for ax in self.axes:
+            if ax.get_legend():
+                ax.get_legend().set_frame_on(False)
         text = io.StringIO()
         with matplotlib.rc_context(STYLE):
             self.savefig(text, format="svg", metadata={"Date": None})
-        svg = text.getvalue().replace(INK, "currentColor")
-        svg = svg[svg.index("<svg") :].replace("<svg", '<svg style="max-width:100%;height:auto"', 1)
+        svg = text.getvalue().replace("#000000", "currentColor")
+        style = "max-width:100%;height:auto;fill:currentColor"  # for black text
+        svg = svg[svg.index("<svg") :].replace("<svg", f'<svg style="{style}"', 1)
         return f'<div role="img" aria-label="{escape(self.description)}">{svg}</div>'
 
 
