@@ -11,7 +11,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
-# The cells of a chapter import the package and the files beside the chapter. Their kernel draws SVG.
+# A chapter imports the package and the files beside it. Its kernel draws SVG.
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [DOCS.parent, DOCS / "lesson"]))
 os.environ["JUPYTER_PATH"] = str(DOCS / "_ext" / "jupyter")
 
@@ -84,6 +84,7 @@ html_theme_options = {
         "color-brand-primary": "#1f5f99",
         "color-brand-content": "#1f5f99",
         "color-brand-visited": "#1f5f99",
+        "color-code-background": "#f5f6f8",
     },
     "dark_css_variables": {
         "color-brand-primary": "#8ab8e6",

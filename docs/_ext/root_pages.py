@@ -1,28 +1,30 @@
-"""The pages of the site that are files in the root of the repository."""
+"""Pages that are files in the root of the repository, and links that lead out of docs/."""
 
 import re
+from os.path import normpath, relpath
+from pathlib import Path
 
 PAGES = {"readme": "README.md", "experiments": "EXPERIMENTS.md", "contributing": "CONTRIBUTING.md"}
-NAMES = {name: f"{page}.md" for page, name in PAGES.items()}
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
-
-
-def moved(match):
-    """A link from the root, as a link from docs/."""
-    target = match[1]
-    if target in NAMES:
-        return NAMES[target]
-    if target.startswith("docs/"):
-        return target.removeprefix("docs/")
-    return f"path:../{target}" if target.endswith(".md") else f"../{target}"  # a file to download
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|<)([^)\s#]+)(?=[)#\s])")
 
 
 def read(app, docname, source):
-    """Put the file in the place of its page, and make its links start in docs/."""
-    if docname in PAGES:
-        path = app.srcdir.parent / PAGES[docname]
-        app.env.note_dependency(str(path))
-        source[0] = LINK.sub(moved, path.read_text(encoding="utf-8"))
+    """Put a file of the root in the place of its page, and make all links start at the page."""
+    root, page = app.srcdir.parent, Path(app.env.doc2path(docname))
+    written = root / PAGES[docname] if docname in PAGES else page
+    if written != page:
+        app.env.note_dependency(str(written))
+        source[0] = written.read_text(encoding="utf-8")
+    homes = {root / file: app.srcdir / f"{name}.md" for name, file in PAGES.items()}
+
+    def moved(match):
+        target = Path(normpath(written.parent / match[1]))
+        target = homes.get(target, target)
+        link = Path(relpath(target, page.parent)).as_posix()
+        outside = not target.is_relative_to(app.srcdir)
+        return f"path:{link}" if outside and target.suffix == ".md" else link  # to download
+
+    source[0] = LINK.sub(moved, source[0])
 
 
 def setup(app):
