@@ -58,7 +58,7 @@ def url(page):
 @pytest.mark.parametrize("page", OWN)
 def test_a_page_opens_and_fits_at_three_widths_in_two_themes(tab, page):
     tab.goto(url(page))
-    assert tab.locator("h1").count() >= 1
+    assert tab.title()
     grounds = []
     for theme in ("light", "dark"):
         tab.emulate_media(color_scheme=theme)
