@@ -15,8 +15,8 @@ def write(app, error):
     folder = app.outdir / "_static" / "microscope"
     folder.mkdir(parents=True, exist_ok=True)
     for name, options in PAGES.items():
-        command = [sys.executable, "-m", "tinybn", "microscope", "--out", folder / name, *options]
-        done = subprocess.run(command, cwd=app.srcdir.parent, capture_output=True, text=True)
+        command = [sys.executable, "-m", "tinybn", "microscope", "--out", name, *options]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             raise SphinxError(f"the microscope could not write {name}:\n{done.stderr}")
 

@@ -7,6 +7,8 @@ import jupytext
 from nbformat.v4 import new_markdown_cell
 
 PICTURE = re.compile(r"(!\[[^\]]*\]\()([^)\s:]+\.(?:png|svg))(?=[)\s])")
+FRAME = re.compile(r"<iframe.*?</iframe>\n*", re.DOTALL)  # Jupyter shows none
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s#]+)[^)]*\)")
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 NOTE = """\
 *This notebook is a chapter of tinybn's lesson. It needs tinybn with its extra `examples`, as the
@@ -19,18 +21,24 @@ def chapters(app):
     return {f"lesson/{f.stem}": f for f in files if "{code-cell}" in f.read_text("utf-8")}
 
 
-def notebook(path):
-    """A chapter as a notebook that stands alone: its pictures are inside."""
+def notebook(path, chapters):
+    """A chapter as a notebook: its pictures are inside, and its links lead to other notebooks."""
 
     def inside(match):
         picture = path.parent / match[2]
         content = base64.b64encode(picture.read_bytes()).decode()
         return f"{match[1]}data:{TYPES[picture.suffix]};base64,{content}"
 
+    def link(match):
+        target = path.parent / match[2]
+        if target.suffix == ".md" and target in chapters:
+            return f"[{match[1]}]({target.stem}.ipynb)"
+        return match[1]
+
     found = jupytext.read(path)
     for cell in found.cells:
         if cell.cell_type == "markdown":
-            cell.source = PICTURE.sub(inside, cell.source)
+            cell.source = PICTURE.sub(inside, LINK.sub(link, FRAME.sub("", cell.source)))
     found.cells.insert(0, new_markdown_cell(NOTE, id="note"))
     return found
 
@@ -43,7 +51,7 @@ def write(app, error):
     folder = app.outdir / "notebooks"
     folder.mkdir(exist_ok=True)
     for path in found.values():
-        jupytext.write(notebook(path), folder / f"{path.stem}.ipynb")
+        jupytext.write(notebook(path, found.values()), folder / f"{path.stem}.ipynb")
     for path in (app.srcdir / "lesson").glob("*.py"):
         (folder / path.name).write_bytes(path.read_bytes())
 

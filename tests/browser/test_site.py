@@ -173,6 +173,8 @@ def test_every_chapter_with_code_is_offered_as_a_notebook():
         assert len(code) == path.read_text(encoding="utf-8").count("```{code-cell}")
         text = "".join("".join(c["source"]) for c in notebook["cells"])
         assert not re.search(r"!\[[^\]]*\]\((?!data:)", text), "a picture is not inside"
+        for link in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?:)([^)]+)\)", text):
+            assert (SITE / "notebooks" / link).is_file(), f"{path.name}: {link}"
         links = read(SITE / "lesson" / f"{path.stem}.html").links
         assert f"../notebooks/{path.stem}.ipynb" in links
 
