@@ -10,15 +10,20 @@ PICTURE = re.compile(r"(!\[[^\]]*\]\()([^)\s:]+\.(?:png|svg))(?=[)\s])")
 FRAME = re.compile(r"<iframe.*?</iframe>\n*", re.DOTALL)  # Jupyter shows none
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s#]+)[^)]*\)")
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-NOTE = """\
-*This notebook is a chapter of tinybn's lesson. It needs tinybn with its extra `examples`, as the
-README explains, and runs from top to bottom.*"""
+NOTE = "This notebook is a chapter of tinybn's lesson. It needs `pip install 'tinybn[examples]'`"
 
 
 def chapters(app):
     """The pages with cells, by the name of their page."""
     files = sorted((app.srcdir / "lesson").glob("*.md"))
     return {f"lesson/{f.stem}": f for f in files if "{code-cell}" in f.read_text("utf-8")}
+
+
+def imported(path):
+    """The modules beside a chapter that it imports, as file names."""
+    text = path.read_text("utf-8")
+    modules = sorted(path.parent.glob("*.py"))
+    return [m.name for m in modules if re.search(rf"^(import|from) {m.stem}\b", text, re.MULTILINE)]
 
 
 def notebook(path, chapters):
@@ -39,7 +44,8 @@ def notebook(path, chapters):
     for cell in found.cells:
         if cell.cell_type == "markdown":
             cell.source = PICTURE.sub(inside, LINK.sub(link, FRAME.sub("", cell.source)))
-    found.cells.insert(0, new_markdown_cell(NOTE, id="note"))
+    beside = "".join(f", and the file `{name}` beside it" for name in imported(path))
+    found.cells.insert(0, new_markdown_cell(f"*{NOTE}{beside}.*", id="note"))
     return found
 
 
@@ -57,9 +63,11 @@ def write(app, error):
 
 
 def offer(app, pagename, templatename, context, doctree):
-    """Tell the template which page has a notebook."""
-    if pagename in chapters(app):
-        context["notebook"] = f"notebooks/{pagename.partition('/')[2]}.ipynb"
+    """Tell the template which page has a notebook, and what belongs to it."""
+    path = chapters(app).get(pagename)
+    if path:
+        names = [f"{path.stem}.ipynb", *imported(path)]
+        context["notebook"] = [(name, f"notebooks/{name}") for name in names]
 
 
 def setup(app):

@@ -171,12 +171,14 @@ def test_every_chapter_with_code_is_offered_as_a_notebook():
         notebook = json.loads((SITE / "notebooks" / f"{path.stem}.ipynb").read_text("utf-8"))
         code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
         assert len(code) == path.read_text(encoding="utf-8").count("```{code-cell}")
-        text = "".join("".join(c["source"]) for c in notebook["cells"])
+        text = "\n".join("".join(c["source"]) for c in notebook["cells"])
         assert not re.search(r"!\[[^\]]*\]\((?!data:)", text), "a picture is not inside"
         for link in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?:)([^)]+)\)", text):
             assert (SITE / "notebooks" / link).is_file(), f"{path.name}: {link}"
         links = read(SITE / "lesson" / f"{path.stem}.html").links
         assert f"../notebooks/{path.stem}.ipynb" in links
+        for module in re.findall(r"^(?:import|from) (engine|pictures)\b", text, re.MULTILINE):
+            assert f"../notebooks/{module}.py" in links
 
 
 def test_every_entry_of_the_reference_is_on_a_page():
