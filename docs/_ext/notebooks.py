@@ -2,6 +2,7 @@
 
 import base64
 import re
+from pathlib import Path
 
 import jupytext
 from nbformat.v4 import new_markdown_cell
@@ -15,7 +16,7 @@ NOTE = "This notebook is a chapter of tinybn's lesson. It needs `pip install 'ti
 
 def chapters(app):
     """The pages with cells, by the name of their page."""
-    files = sorted((app.srcdir / "lesson").glob("*.md"))
+    files = sorted(Path(app.srcdir, "lesson").glob("*.md"))
     return {f"lesson/{f.stem}": f for f in files if "{code-cell}" in f.read_text("utf-8")}
 
 
@@ -54,7 +55,7 @@ def write(app, error):
     if error or app.builder.format != "html":
         return
     found = chapters(app)
-    folder = app.outdir / "notebooks"
+    folder = Path(app.outdir, "notebooks")
     folder.mkdir(exist_ok=True)
     for path in found.values():
         jupytext.write(notebook(path, found.values()), folder / f"{path.stem}.ipynb")
