@@ -1,0 +1,3 @@
+"""The microscope."""
+from tinybn.microscope.recorder import record
+__all__=["record"]
