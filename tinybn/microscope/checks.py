@@ -34,6 +34,7 @@ def check(
         other = step(*args)[1].data
     differences = _differences(step, args)
     return Check(
+        shape=list(dx.shape),
         same_shape=dx.shape == args[0].shape == other.shape,
         reference="composition" if fused else "closed form",
         other=other,

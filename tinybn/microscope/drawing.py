@@ -52,8 +52,8 @@ def symbol_and_formula(node: Node, name: str, inputs: list[str], is_y: bool) -> 
 def layout(nodes: list[Any]) -> list[tuple[int, int]]:
     """The column and row of each node: row 0 from x to the output, row 1 for the detours.
 
-    Each op has a column of its own, in the order in which they ran. A leaf or constant other than x
-    stands below the op that reads it. A node inside the box of another shares its place.
+    Each op has a column of its own, in the order in which they ran. Leaves and constants other than
+    x stand below the op that reads them. A node inside the box of another shares its place.
     """
     main = {0, len(nodes) - 1}
     i = len(nodes) - 1
@@ -70,14 +70,11 @@ def layout(nodes: list[Any]) -> list[tuple[int, int]]:
     places: dict[int, tuple[int, int]] = {0: (0, 0)}
     column = 0
     for i, node in enumerate(nodes):
-        if node.inputs and node.inside != i:
-            continue
-        if node.inputs:
+        if node.inputs and node.inside == i:
             column += 1
             places[i] = (column, 0 if i in main else 1)
-            for k in node.inputs:
-                if k > 0 and not nodes[k].inputs:
-                    places[k] = (column, 1)
+            beside = [k for k in node.inputs if k > 0 and not nodes[k].inputs]
+            places.update({k: (column + n, 1) for n, k in enumerate(beside)})
     for i, node in enumerate(nodes):
         places.setdefault(i, places[node.inside] if node.inside in places else (0, 1))
     return [places[i] for i in range(len(nodes))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,10 @@ if TYPE_CHECKING:
 
 def of_recording(recording: Recording) -> str:
     """A page with one recording, and nothing to switch."""
-    return of_recordings(f"{recording.norm} norm", [], (), {(): recording})
+    return of_recordings([], (), {(): recording})
 
 
 def of_recordings(
-    title: str,
     questions: list[Any],
     start: tuple[str, ...],
     recordings: Mapping[tuple[str, ...], Recording],
@@ -40,7 +41,6 @@ def of_recordings(
         for key, recording in recordings.items()
     }
     data = {
-        "title": title,
         "questions": [
             {"name": q.name, "label": q.label, "options": [o._asdict() for o in q.options]}
             for q in questions
@@ -49,17 +49,18 @@ def of_recordings(
         "templates": [{"structure": s, "texts": t} for s, t in packer.templates],
         "recordings": packed,
     }
-    return assembled("microscope.html", "microscope.js", data)
+    return assembled("microscope.html", ["graph.js", "panels.js", "microscope.js"], data)
 
 
-def assembled(skeleton: str, script: str, data: Any) -> str:
-    """The skeleton with the style, the script and the data put in."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+def assembled(skeleton: str, scripts: Sequence[str], data: Any) -> str:
+    """The skeleton with the style, the scripts and the data put in. The data are JSON, gzip, base64."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
     page = _file(skeleton)
     for name, content in (
         ("style", _file("style.css")),
-        ("script", _file("shared.js") + _file(script)),
-        ("data", text),
+        ("script", "".join(map(_file, ("shared.js", *scripts)))),
+        ("data", packed),
     ):
         page = page.replace(f"{{{{{name}}}}}", content)
     return page

@@ -44,10 +44,11 @@ class Listing:
         self._match_rules(lines[split:], watcher)
 
     def _match_ops(self, lines: list[Line], watcher: Watcher) -> None:
-        """Each op ends with the next line that has its value."""
+        """Each op ends with the next line that has its value, the last op with the last line."""
         start = 0
         for made in watcher.made:
-            for end in range(start, len(lines)):
+            is_last = made is watcher.made[-1]
+            for end in range(len(lines) - 1 if is_last else start, len(lines)):
                 value = self.values[lines[end]]
                 if value.shape == made.value.shape and same(value, made.value):
                     self.forward.append([self._row[line] for line in lines[start : end + 1]])

@@ -35,6 +35,7 @@ def record(
     constant: bool = False,
     fused: bool = False,
     labels: Sequence[str] = (),
+    subject: str = "",
     upstream: str = "",
     command: str = "tb.microscope.record(…)",
     seed: int | None = None,
@@ -55,6 +56,7 @@ def record(
         constant: batch norm takes μ and σ² as constants, as if they did not depend on x.
         fused: record the closed form, which is one op, instead of the composition.
         labels: what to call the elements of x, in C order.
+        subject: what to call x.
         upstream: what to call `dy`.
         command, seed: what to say about where the numbers come from.
 
@@ -99,6 +101,7 @@ def record(
     paths = {} if fused else assembly.paths(data)
     return Recording(
         version=VERSION,
+        subject=subject or f"x of shape {data.shape}",
         norm=norm,
         form="fused" if fused else "primitive",
         statistics="constant" if constant else "computed",

@@ -109,7 +109,8 @@ class Check:
     """What the gradient of x is compared with.
 
     Attributes:
-        same_shape: whether the gradient, x and the reference have one shape.
+        shape: the shape of the gradient.
+        same_shape: whether x and the reference have it, too.
         reference: "closed form" or, for a recording of the fused op, "composition".
         other: the gradient of x by the reference.
         off: the largest distance from the reference.
@@ -120,6 +121,7 @@ class Check:
         paths_off: the largest distance between dx and the sum of its paths; None if not split.
     """
 
+    shape: list[int]
     same_shape: bool
     reference: str
     other: Floats
@@ -137,6 +139,7 @@ class Recording:
 
     Attributes:
         version: of this format.
+        subject: what x is, in words.
         norm: "batch", "layer" or "rms".
         form: "primitive" (the composition) or "fused" (the closed form).
         statistics: "computed", or "constant" if μ and σ² were given.
@@ -155,6 +158,7 @@ class Recording:
     """
 
     version: int
+    subject: str
     norm: str
     form: str
     statistics: str

@@ -112,8 +112,8 @@ def _backward(recording: Recording, event: Event) -> str:
     reads = node.inputs.count(event.to)
     if event.is_matrix:
         return (
-            f"The closed form gives the whole gradient of {to.symbol} at once. Row i, column j of "
-            f"the matrix: how much y in row i changes with {to.symbol} in column j."
+            f"The closed form gives the whole gradient of {to.symbol} at once. The matrix says how "
+            f"much each y changes with each {to.symbol}."
         )
     if node.op == "add":
         if to.symbol == "β":

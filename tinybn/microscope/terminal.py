@@ -33,7 +33,7 @@ def header(recording: Recording) -> str:
     """What was recorded, and where the numbers come from."""
     about = ", ".join(f"{key} {value}" for key, value in recording.provenance.items())
     return (
-        f"{recording.norm} norm ({recording.form}), ε = {shown(recording.eps)}, upstream: "
+        f"{recording.subject}\n{recording.norm} norm ({recording.form}), ε = {shown(recording.eps)}, upstream: "
         f"{recording.upstream}, statistics {recording.statistics}\n{about}"
     )
 
@@ -76,7 +76,7 @@ def _numbers(recording: Recording, step: Step) -> Iterator[str]:
         yield f"{check.reference:<22}{row(check.other)}"
         yield (
             f"check: {'same shape ' + str(check.other.shape) if check.same_shape else 'OTHER SHAPE'}"
-            f" · {check.reference} within {shown(check.off)} · finite difference within "
+            f" · {check.reference}: max diff {shown(check.off)} · finite difference: max diff "
             f"{shown(check.differences_off)} · Σ dx = {row(check.sum)} · x̂·dx = {row(check.along)}"
         )
 

@@ -245,5 +245,6 @@ def _lambdas(filename: str) -> dict[Any, str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Lambda):
             source = " ".join((ast.get_source_segment(text, node) or "").split())
+            source = source.replace("( ", "(").replace(" )", ")")
             found[node.body.lineno, node.body.col_offset] = source
     return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tinybn import data, nn, ops, optim
 from tinybn.autodiff import grad
+from tinybn.microscope import page
 from tinybn.microscope.recorder import record
 from tinybn.microscope.recording import Floats, Recording
 from tinybn.tensor import Tensor
@@ -41,16 +43,27 @@ class Bundle(NamedTuple):
     """Recordings by key: the values of the options of all questions, in order.
 
     Attributes:
-        title: what is looked at.
         questions: what can be switched.
         start: the key of the recording to show first.
-        recordings: not every combination need be there.
+        make: records one key.
     """
 
-    title: str
     questions: list[Question]
     start: tuple[str, ...]
-    recordings: Mapping[tuple[str, ...], Recording]
+    make: Callable[[tuple[str, ...]], Recording]
+
+    def first(self) -> Recording:
+        """The recording to show first."""
+        return self.make(self.start)
+
+    def all(self) -> dict[tuple[str, ...], Recording]:
+        """A recording for each combination of options. Only batch norm takes constants."""
+        keys = itertools.product(*([o.value for o in q.options] for q in self.questions))
+        return {key: self.make(key) for key in keys if "constant" not in key or "batch" in key}
+
+    def page(self) -> str:
+        """The page that switches between the recordings."""
+        return page.of_recordings(self.questions, self.start, self.all())
 
 
 NORM = Question("norm", "norm", [
@@ -60,10 +73,10 @@ NORM = Question("norm", "norm", [
 ])  # fmt: skip
 UPSTREAM = Question("upstream", "upstream dy", [
     Option("first", "first only", "Only the first value of y matters: dy = 1, 0, 0, …"),
-    Option("ones", "ones", "L = Σ y. It does not depend on x, since Σ y is always n β: dx is 0, and "
-           "a check with this seed is blind."),
-    Option("squares", "Σ y²", "L = Σ y² is recorded, too. It hardly depends on x: dx is of the order "
-           "of ε."),
+    Option("ones", "ones", "L = Σ y. After batch norm this does not depend on x, since Σ y is always "
+           "n β: dx is 0 up to rounding, and a check with this seed is blind."),
+    Option("squares", "Σ y²", "L = Σ y² is part of the graph now. After batch norm it hardly depends "
+           "on x: dx is of the order of ε."),
     Option("random", "random", "A random upstream gradient: what a gradient check should use."),
 ])  # fmt: skip
 EPS = Question("eps", "ε", [
@@ -84,11 +97,12 @@ VALUES = Question("values", "values", [
     Option("2,10,6", "2, 10, 6", "The three cookies."),
     Option("2,14,6", "2, 14, 6", "Only the second cookie changes. So do μ and σ², and therefore the "
            "gradient of the first."),
-    Option("2,10", "2, 10", "Two values become ±1, whatever they are. So nothing is left of dx."),
+    Option("2,10", "2, 10", "In batch norm, two values become ±1, whatever they are. So with ε = 0 "
+           "nothing is left of dx."),
 ])  # fmt: skip
 
 
-def cookies(command: str, norms: Sequence[str] = ("batch", "layer", "rms")) -> Bundle:
+def cookies(command: str, *, norm: str = "batch") -> Bundle:
     """The cookie of the lesson, x = 2, 10, 6, and every combination of what can be switched.
 
     Batch norm takes it as three cookies with one ingredient, the others as one cookie with three.
@@ -114,23 +128,15 @@ def cookies(command: str, norms: Sequence[str] = ("batch", "layer", "rms")) -> B
             constant=statistics == "constant",
             fused=form == "fused",
             labels=[f"{noun} {i}" for i in range(1, x.size + 1)],
+            subject=f"x = {values.replace(',', ', ')}",
             upstream=dy,
             command=command,
             seed=0,
         )
 
-    norm = NORM._replace(options=[o for o in NORM.options if o.value in norms])
-    questions = [norm, VALUES, UPSTREAM, EPS, STATISTICS, FORM]
-    start = (norms[0], "2,10,6", "first", "0", "computed", "primitive")
-    return Bundle("x = 2, 10, 6", questions, start, recordings(questions, make))
-
-
-def recordings(
-    questions: Iterable[Question], make: Callable[[tuple[str, ...]], Recording]
-) -> dict[tuple[str, ...], Recording]:
-    """A recording for each combination. Only batch norm takes constants."""
-    keys = itertools.product(*([o.value for o in q.options] for q in questions))
-    return {key: make(key) for key in keys if "constant" not in key or "batch" in key}
+    questions = [NORM, VALUES, UPSTREAM, EPS, STATISTICS, FORM]
+    start = (norm, "2,10,6", "first", "0", "computed", "primitive")
+    return Bundle(questions, start, make)
 
 
 def digits(
@@ -140,7 +146,7 @@ def digits(
     batch: int = 8,
     example: int = 0,
     seed: int = 0,
-    norms: Sequence[str] = ("batch", "layer", "rms"),
+    norm: str = "batch",
 ) -> Bundle:
     """A hidden layer of an MLP (64-16-10) on handwritten digits, after 30 steps of SGD.
 
@@ -153,7 +159,7 @@ def digits(
         batch: the number of examples.
         example: which of them to look at, for layer and RMS norm.
         seed: of the split, the weights and the batches.
-        norms: which norms to offer; the first is shown first.
+        norm: which norm to show first.
 
     Raises:
         ValueError: there is no such unit, example or batch.
@@ -165,11 +171,14 @@ def digits(
         raise ValueError(f"expected a batch of 2 to 32 examples, got {batch}")
     if not 0 <= example < batch:
         raise ValueError(f"expected an example from 0 to {batch - 1}, got {example}")
-    seen = {norm: Slice(norm, unit, batch, example, seed) for norm in norms}
+
+    @functools.cache
+    def part_of(norm: str) -> Slice:
+        return Slice(norm, unit, batch, example, seed)
 
     def make(key: Sequence[str]) -> Recording:
         norm, upstream, eps, statistics, form = key
-        part = seen[norm]
+        part = part_of(norm)
         random = np.random.default_rng(seed).standard_normal(part.x.shape).astype(np.float32)
         return record(
             part.x,
@@ -181,27 +190,24 @@ def digits(
             constant=statistics == "constant",
             fused=form == "fused",
             labels=part.labels,
+            subject=part.subject,
             upstream=upstream,
             command=command,
             seed=seed,
         )
 
     loss = Option("loss", "the loss", "What the cross-entropy loss of the network sends back.")
-    norm = NORM._replace(options=[o for o in NORM.options if o.value in norms])
     upstreams = UPSTREAM._replace(options=[loss, *UPSTREAM.options[1:]])
-    questions = [norm, upstreams, EPS, STATISTICS, FORM]
-    title = f"unit {unit} of a hidden layer, {batch} digits"
-    if norms[0] != "batch":
-        title = f"example {example} of {batch} digits, {WIDTH} hidden units"
-    start = (norms[0], "loss", "1e-5", "computed", "primitive")
-    return Bundle(title, questions, start, recordings(questions, make))
+    questions = [NORM, upstreams, EPS, STATISTICS, FORM]
+    start = (norm, "loss", "1e-5", "computed", "primitive")
+    return Bundle(questions, start, make)
 
 
 class Slice:
     """What one group of a norm sees in a network that has learnt for a little while.
 
     x, dy: its input, and the gradient of its output. gamma, beta: its parameters (beta is None for
-    RMS norm). labels: what the values are.
+    RMS norm). labels: what the values are. subject: what x is.
     """
 
     def __init__(self, norm: str, unit: int, batch: int, example: int, seed: int) -> None:
@@ -227,8 +233,10 @@ class Slice:
             where = np.s_[:, unit : unit + 1]
             gamma, beta = gamma[unit : unit + 1], beta[unit : unit + 1]
             self.labels = [f"example {i}, a {label}" for i, label in enumerate(labels)]
+            self.subject = f"unit {unit} of a hidden layer, for a batch of {batch} digits"
         else:
             where = np.s_[example : example + 1, :]
             self.labels = [f"unit {i}" for i in range(WIDTH)]
+            self.subject = f"example {example} of {batch} digits, a {labels[example]}, in a hidden layer"
         self.x, self.dy = hidden.numpy()[where], dy.numpy()[where]
         self.gamma, self.beta = gamma, beta
