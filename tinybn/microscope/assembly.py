@@ -11,7 +11,8 @@ import numpy as np
 from tinybn.microscope.drawing import SYMBOLS, layout, symbol_and_formula
 from tinybn.microscope.programs import Listing
 from tinybn.microscope.recording import PATHS, Event, Floats, Node
-from tinybn.microscope.watching import Added, Watcher, rule_of
+from tinybn.microscope.source import rule_of
+from tinybn.microscope.watching import Added, Watcher
 from tinybn.tensor import Tensor
 
 NUMBER = -1

@@ -54,9 +54,8 @@ def distance(a: Any, b: Any) -> float:
 
 def _differences(step: Callable[..., Any], args: Sequence[Any]) -> Floats:
     """The gradient of x in float64, by finite differences of the forward pass."""
-    x, gamma, beta, dy, mean, var = (
-        np.float64(bare(a)) if a is not None else None for a in args
-    )
+    wide: list[Any] = [None if a is None else np.asarray(bare(a), np.float64) for a in args]
+    x, gamma, beta, dy, mean, var = wide
     params = [None if p is None else Tensor(p) for p in (gamma, beta)]
 
     def forward(a: Tensor) -> Tensor:
@@ -66,5 +65,3 @@ def _differences(step: Callable[..., Any], args: Sequence[Any]) -> Floats:
     weight = np.ones(()) if dy is None else dy
     estimate = by_differences(forward, leaves([x]), [[weight]], 0, 1)
     return np.asarray(estimate.value)
-
-

@@ -61,9 +61,7 @@ def layout(nodes: list[Any]) -> list[tuple[int, int]]:
         wide = [
             k
             for k in nodes[i].inputs
-            if k >= 0
-            and (k == 0 or nodes[k].inputs)
-            and nodes[k].value.size == nodes[0].value.size
+            if k >= 0 and (k == 0 or nodes[k].inputs) and nodes[k].value.size == nodes[0].value.size
         ]
         i = wide[0] if wide else next(k for k in nodes[i].inputs if k >= 0)
         main.add(i)
@@ -76,6 +74,5 @@ def layout(nodes: list[Any]) -> list[tuple[int, int]]:
             beside = [k for k in node.inputs if k > 0 and not nodes[k].inputs]
             places.update({k: (column + n, 1) for n, k in enumerate(beside)})
     for i, node in enumerate(nodes):
-        places.setdefault(i, places[node.inside] if node.inside in places else (0, 1))
+        places.setdefault(i, places.get(node.inside, (0, 1)))
     return [places[i] for i in range(len(nodes))]
-

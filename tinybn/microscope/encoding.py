@@ -36,7 +36,7 @@ def rebuilt(kind: Any, value: Any) -> Any:
         return None
     if origin in (types.UnionType, typing.Union):
         return rebuilt(next(a for a in args if a is not type(None)), value)
-    if is_dataclass(kind):
+    if is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         return kind(**{f.name: rebuilt(hints[f.name], value[f.name]) for f in fields(kind)})
     if origin is np.ndarray:

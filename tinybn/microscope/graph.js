@@ -20,11 +20,11 @@ function hatches() {
 function placed(view, width) {
   const { boxes, nodes } = view;
   const columns = Math.max(...boxes.map((b) => nodes[b].column)) + 1;
-  const wide = width / columns >= 106;
+  const wide = innerWidth >= 1250 || width / columns >= 112;
   const n = nodes[view.recording.x].value.length;
   const line = n > 8 ? 11 : n > 4 ? 13 : 16;
   const pitch = wide ? Math.min(150, width / columns) : 0;
-  const boxWidth = wide ? pitch - 20 : Math.min(140, (width - 28) / 2);
+  const boxWidth = wide ? pitch - (pitch < 110 ? 12 : 20) : Math.min(140, (width - 28) / 2);
   const places = {};
   for (const b of boxes) {
     const rows = Math.max(view.shownNode(b).value.length, 1);
@@ -37,7 +37,7 @@ function placed(view, width) {
     const middle = [heights[0] / 2 + 4, heights[0] + heights[1] / 2 + 44];
     for (const b of boxes) {
       const p = places[b];
-      p.x = nodes[b].column * pitch + 10;
+      p.x = nodes[b].column * pitch + (pitch - boxWidth) / 2;
       p.y = middle[nodes[b].row] - p.h / 2;
     }
     height = heights[1] ? heights[0] + heights[1] + 52 : heights[0] + 8;
@@ -161,7 +161,7 @@ function box(view, b, { x, y, w, h, rows, line }, step, hidden) {
       }
       const v = array[i], long = Math.abs(v / largest) * (cell / 2) || 0;
       g.append(element("rect", { class: "bar", x: columns[c] + cell / 2 - (v < 0 ? long : 0), y: top + 1, width: long, height: line - 2 }));
-      const small = half < 50 ? "font-size: 9.5px" : "font-size: 10.5px";
+      const small = `font-size: ${half < 42 ? 8.8 : half < 50 ? 9.5 : 10.5}px`;
       text(columns[c] + cell - 1, top + line - 4, shown(v, 4), { "text-anchor": "end", style: small });
     }
   });

@@ -50,21 +50,11 @@ class View {
   }
 }
 
-// Templates and packed recordings: see packing.py.
-function filled(part, packed, texts) {
-  if (part === null || typeof part !== "object") return part;
-  if (Array.isArray(part)) return part.map((p) => filled(p, packed, texts));
-  if ("#" in part) return packed.a[packed.i[part["#"]]];
-  if ("$" in part) return packed.s[part["$"]] ?? texts[part["$"]];
-  return Object.fromEntries(Object.entries(part).map(([k, p]) => [k, filled(p, packed, texts)]));
-}
-
-let data, view, ghost, player;
+let view, ghost, player;
 const views = {};
 
 function viewOf(name) {
-  const packed = data.recordings[name], template = data.templates[packed.t];
-  views[name] ??= new View(filled(template.structure, packed, template.texts));
+  views[name] ??= new View(unfolded(name));
   return views[name];
 }
 
@@ -78,12 +68,8 @@ function render(step, hidden) {
   const now = view.steps[step], event = view.events[now.event];
   const said = hidden ? "Predict first." : now.say + (event ? ` It adds ${list(event.value)}.` : "");
   $("#live").textContent = `Step ${step} of ${view.steps.length - 1}. ${now.title}. ${said}`;
-  try {
-    history.replaceState(null, "", `#${new URLSearchParams({ step, show: chosen().join("/") })}`);
-  } catch { /* a frame without an address has no hash */ }
+  remember(step);
 }
-
-const chosen = () => data.questions.map((q) => $(`[name=${q.name}]:checked`).value);
 
 // The step of another recording that is most like this one.
 function sameStep(other, now) {
@@ -92,7 +78,7 @@ function sameStep(other, now) {
   return Math.max(0, other.steps.findLastIndex((s) => s.kind === now.kind));
 }
 
-function choose(name, step) {
+function choose(name) {
   const next = viewOf(name), now = view?.steps[player.at];
   const before = view?.nodes[view.recording.x].gradient;
   ghost = before && before.length === next.recording.labels.length && next !== view ? before : undefined;
@@ -103,7 +89,7 @@ function choose(name, step) {
   $("#subject").textContent = view.recording.subject;
   const about = Object.entries(view.recording.provenance).map(([k, v]) => (k === "command" ? v : `${k} ${v}`));
   $("#provenance").textContent = `Recorded, not computed here: ${about.join(" · ")} · format ${view.recording.version}`;
-  player.go(step ?? (now ? sameStep(view, now) : 0));
+  player.go(now ? sameStep(view, now) : 0);
 }
 
 function changed() {
@@ -115,39 +101,15 @@ function changed() {
   choose(chosen().join("/"));
 }
 
-function ask() {
-  const start = data.start.split("/");
-  $("#questions").replaceChildren(...data.questions.map((question, i) => {
-    const labels = question.options.map(({ value, label, say }) => {
-      const input = element("input", { type: "radio", name: question.name, value, title: say });
-      input.checked = value === start[i];
-      input.onchange = () => { $("#whatif").textContent = say; changed(); };
-      return element("label", { title: say }, input, label);
-    });
-    const name = element("legend", {}, question.label);
-    return element("fieldset", {}, name, element("div", { class: "options" }, ...labels));
-  }));
-}
-
-unpacked().then((found) => {
-  data = found;
+begin(() => {
   player = new Player(render);
-  $("#switch").open = innerWidth >= 700;
-  ask();
-  const hash = new URLSearchParams(location.hash.slice(1));
-  const asked = hash.get("show")?.split("/") ?? [];
-  data.questions.forEach((q, i) => {
-    const input = $(`[name=${q.name}][value="${CSS.escape(asked[i] ?? "")}"]`);
-    if (asked.join("/") in data.recordings && input) input.checked = true;
-  });
-  if ($("[name=statistics]")) $("[name=statistics][value=constant]").disabled = $("[name=norm]:checked").value !== "batch";
-  choose(chosen().join("/"), Number(hash.get("step")) || 0);
+  const step = ask(changed);
+  changed();
+  player.go(step);
   $("#pathkeys").replaceChildren(...Object.keys(PATHS).flatMap((path) => [key(path), PATHS[path].name, element("br")]));
   new ResizeObserver(() => {
     drawGraph(view, player.at, player.hidden);
     drawPiles(view, player.at, player.hidden, ghost);
   }).observe($("#graph"));
   $("#predict").onchange = () => player.go(player.at);
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
-  document.body.dataset.ready = "yes";
 });

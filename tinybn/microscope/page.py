@@ -23,7 +23,7 @@ def of_recording(recording: Recording) -> str:
 
 
 def of_recordings(
-    questions: list[Any],
+    questions: Sequence[Any],
     start: tuple[str, ...],
     recordings: Mapping[tuple[str, ...], Recording],
 ) -> str:
@@ -40,20 +40,27 @@ def of_recordings(
         "/".join(key): packer.pack({"recording": recording, "steps": steps(recording)})
         for key, recording in recordings.items()
     }
-    data = {
+    data = switchable(questions, start, packer, packed)
+    return assembled("microscope.html", ["graph.js", "panels.js", "microscope.js"], data)
+
+
+def switchable(
+    questions: Sequence[Any], start: tuple[str, ...], packer: Packer, packed: dict[str, Any]
+) -> dict[str, Any]:
+    """The data of a page: the questions, the first answer to each, and what to show, by answers."""
+    return {
         "questions": [
             {"name": q.name, "label": q.label, "options": [o._asdict() for o in q.options]}
             for q in questions
         ],
         "start": "/".join(start),
         "templates": [{"structure": s, "texts": t} for s, t in packer.templates],
-        "recordings": packed,
+        "packed": packed,
     }
-    return assembled("microscope.html", ["graph.js", "panels.js", "microscope.js"], data)
 
 
 def assembled(skeleton: str, scripts: Sequence[str], data: Any) -> str:
-    """The skeleton with the style, the scripts and the data put in. The data are JSON, gzip, base64."""
+    """The skeleton with style, scripts and data (JSON, gzipped, as base64) put in."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
     page = _file(skeleton)

@@ -55,8 +55,9 @@ function drawEvent(view, event, hidden, numbers) {
   if (event.is_matrix) {
     const size = event.value.length, rows = event.upstream.length;
     const cells = Array.from({ length: rows }, (_, i) => element("tr", {}, ...event.local.slice(i * size, (i + 1) * size).map((v) => element("td", {}, shown(v, 4)))));
-    numbers.append(table(view, columns), element("p", {}, `× the matrix ∂y/∂${to.symbol}: a row for each y, a column for each ${to.symbol}`),
-      element("table", { class: "matrix" }, ...cells), element("p", {}, "="), table(view, [["adds", mask(event.value), "adds"]]));
+    const sum = table(view, [["adds", mask(event.value), "adds"]]);
+    numbers.append(element("div", { class: "matrix-row" }, table(view, columns), "×", element("table", { class: "matrix" }, ...cells), "=", sum),
+      element("p", {}, `The matrix is ∂y/∂${to.symbol}: a row for each y, a column for each ${to.symbol}.`));
     return;
   }
   columns.push(["× local", event.local]);

@@ -76,7 +76,6 @@ class Listing:
                     break
 
 
-
 def values(found: Program, args: Sequence[Any]) -> dict[Line, Any]:
     """The result of every line."""
     known: dict[Line, Any] = {}

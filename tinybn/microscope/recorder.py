@@ -20,7 +20,7 @@ from tinybn.microscope.watching import Watcher
 from tinybn.modes import no_grad, use_fused, watch
 from tinybn.tensor import Tensor
 
-NORMS = {"batch": ops.batch_norm, "layer": ops.layer_norm, "rms": ops.rms_norm}
+NORMS: dict[str, Any] = {"batch": ops.batch_norm, "layer": ops.layer_norm, "rms": ops.rms_norm}
 LEAVES = ("x", "gamma", "beta")
 
 
@@ -77,7 +77,9 @@ def record(
     if norm != "rms":
         given.append(_leaf(np.zeros(c, data.dtype) if beta is None else beta))
     if isinstance(dy, str) and dy not in ("ones", "squares"):
-        raise ValueError(f"record: expected dy as an array or one of 'ones' and 'squares', got {dy!r}")
+        raise ValueError(
+            f"record: expected dy as an array or one of 'ones' and 'squares', got {dy!r}"
+        )
     if isinstance(dy, str):
         start = None if dy == "squares" else np.ones((n, c), data.dtype)
     else:
@@ -116,7 +118,7 @@ def record(
         paths=paths,
         check=check(step, args, gradients[0].data, x_hat, axis, paths, fused),
         program=listing.text,
-        provenance=_provenance(command, seed, data.dtype),
+        provenance=provenance(command, seed, data.dtype),
     )
 
 
@@ -141,7 +143,8 @@ def _step(norm: str, eps: float, constant: bool) -> Callable[..., Any]:
     return step
 
 
-def _provenance(command: str, seed: int | None, dtype: Any) -> dict[str, str]:
+def provenance(command: str, seed: int | None, dtype: np.dtype) -> dict[str, str]:
+    """Where numbers come from: the line at the bottom of a page."""
     return {
         "command": command,
         "seed": "none" if seed is None else str(seed),

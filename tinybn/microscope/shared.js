@@ -32,13 +32,57 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-// --- the data: gzip and base64, since the many numbers are alike ---
+// --- the data: JSON, gzip, base64; see packing.py for what is in it ---
 
-async function unpacked() {
-  const text = $("#data").textContent.trim();
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+let data;
+
+async function begin(start) {
+  const bytes = Uint8Array.from(atob($("#data").textContent.trim()), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
+  data = JSON.parse(await new Response(stream).text());
+  start();
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
+  document.body.dataset.ready = "yes";
+}
+
+function unfolded(name) {
+  const packed = data.packed[name], { structure, texts } = data.templates[packed.t];
+  return filled(structure, packed, texts);
+}
+
+function filled(part, packed, texts) {
+  if (part === null || typeof part !== "object") return part;
+  if (Array.isArray(part)) return part.map((p) => filled(p, packed, texts));
+  if ("#" in part) return packed.a[packed.i[part["#"]]];
+  if ("$" in part) return packed.s[part["$"]] ?? texts[part["$"]];
+  return Object.fromEntries(Object.entries(part).map(([k, p]) => [k, filled(p, packed, texts)]));
+}
+
+// --- what if: radio buttons, and the address, which remembers the answers and the step ---
+
+const chosen = () => data.questions.map((q) => $(`[name=${q.name}]:checked`).value);
+
+// Shows the questions, answered as the address says. Returns the step that it says.
+function ask(changed) {
+  const hash = new URLSearchParams(location.hash.slice(1)), show = hash.get("show");
+  const answers = (show in data.packed ? show : data.start).split("/");
+  $("#switch").open = innerWidth >= 700;
+  $("#questions").replaceChildren(...data.questions.map(({ name, label, options }, i) => {
+    const labels = options.map((option) => {
+      const input = element("input", { type: "radio", name, value: option.value });
+      input.checked = option.value === answers[i];
+      input.onchange = () => { $("#whatif").textContent = option.say; changed(); };
+      return element("label", { title: option.say }, input, option.label);
+    });
+    return element("fieldset", {}, element("legend", {}, label), element("div", { class: "options" }, ...labels));
+  }));
+  return Number(hash.get("step")) || 0;
+}
+
+function remember(step) {
+  try {
+    history.replaceState(null, "", `#${new URLSearchParams({ step, show: chosen().join("/") })}`);
+  } catch { /* a frame without an address has no hash */ }
 }
 
 // --- light and dark ---

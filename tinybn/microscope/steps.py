@@ -42,7 +42,9 @@ def steps(recording: Recording) -> list[Step]:
         if node.inputs and node.inside == i:
             parts = [other for other in nodes if other.inside == i]
             lines = [line for other in parts for line in other.lines]
-            title = f"{node.symbol} = {node.formula}" if node.symbol != node.formula else node.symbol
+            title = (
+                f"{node.symbol} = {node.formula}" if node.symbol != node.formula else node.symbol
+            )
             found.append(Step("forward", i, -1, title, _forward(recording, node), lines))
     output = nodes[recording.output]
     is_loss = output.symbol == "L"
@@ -124,11 +126,9 @@ def _backward(recording: Recording, event: Event) -> str:
         second = f"And the second factor of {node.formula}: together they make 2{to.symbol}"
         return f"{second if event.input else first}; the local derivative is the other factor."
     if node.op == "multiply" and to.symbol == "γ":
-        own = recording.norm != "batch"
-        each = "Each value has a γ of its own: dγ = dy · x̂." if own else (
-            "γ multiplies every x̂, so its gradient is a sum: Σ dy · x̂."
-        )  # fmt: skip
-        return each
+        if recording.norm == "batch":
+            return "γ multiplies every x̂, so its gradient is a sum: Σ dy · x̂."
+        return "Each value has a γ of its own: dγ = dy · x̂."
     if node.op == "multiply":
         inside = " In this norm γ differs from value to value, so it stays inside all later sums."
         return f"The local derivative is γ.{inside if recording.norm != 'batch' else ''}"
@@ -167,14 +167,18 @@ def _backward(recording: Recording, event: Event) -> str:
 
 def _awaited(to: Node, event: Event) -> str:
     if event.awaited:
-        more = "1 more contribution" if event.awaited == 1 else f"{event.awaited} more contributions"
+        more = (
+            "1 more contribution" if event.awaited == 1 else f"{event.awaited} more contributions"
+        )
         return f"The gradient of {to.symbol} still waits for {more}."
     return f"The gradient of {to.symbol} is complete."
 
 
 def _end(recording: Recording) -> str:
     if recording.form == "fused":
-        return "One step instead of many: the same numbers, up to rounding. The check compares them."
+        return (
+            "One step instead of many: the same numbers, up to rounding. The check compares them."
+        )
     if recording.statistics == "constant":
         return (
             "Only the direct path is left: constants get no gradient and hand none on. In training "

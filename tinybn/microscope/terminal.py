@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-
 from tinybn.microscope.formatting import row, shown
 from tinybn.microscope.steps import Step, steps
 
@@ -33,8 +32,9 @@ def header(recording: Recording) -> str:
     """What was recorded, and where the numbers come from."""
     about = ", ".join(f"{key} {value}" for key, value in recording.provenance.items())
     return (
-        f"{recording.subject}\n{recording.norm} norm ({recording.form}), ε = {shown(recording.eps)}, upstream: "
-        f"{recording.upstream}, statistics {recording.statistics}\n{about}"
+        f"{recording.subject}\n{recording.norm} norm ({recording.form}), ε = "
+        f"{shown(recording.eps)}, upstream: {recording.upstream}, statistics "
+        f"{recording.statistics}\n{about}"
     )
 
 
@@ -74,10 +74,11 @@ def _numbers(recording: Recording, step: Step) -> Iterator[str]:
         check = recording.check
         yield f"{'gradient of x':<22}{row(recording.gradient)}"
         yield f"{check.reference:<22}{row(check.other)}"
+        same = f"same shape {check.other.shape}" if check.same_shape else "another shape"
         yield (
-            f"check: {'same shape ' + str(check.other.shape) if check.same_shape else 'OTHER SHAPE'}"
-            f" · {check.reference}: max diff {shown(check.off)} · finite difference: max diff "
-            f"{shown(check.differences_off)} · Σ dx = {row(check.sum)} · x̂·dx = {row(check.along)}"
+            f"check: {same} · {check.reference}: max diff {shown(check.off)} · finite difference: "
+            f"max diff {shown(check.differences_off)} · Σ dx = {row(check.sum)} · x̂·dx = "
+            f"{row(check.along)}"
         )
 
 
@@ -98,5 +99,3 @@ def walk_through(recording: Recording) -> None:
             if answer.strip() == "q" or not answer:
                 return
             at = max(at - 2, 0) if answer.strip() == "b" else at
-
-

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import linecache
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tinybn.fusion import FusedOp
 from tinybn.microscope.recording import Floats
+from tinybn.microscope.source import formula
 from tinybn.modes import current_mode
-from tinybn.op import Node, Op
+from tinybn.op import Node
 from tinybn.tensor import Tensor
 from tinybn.walk import Contribution, contributions
-
-PACKAGE = Path(__file__).parent.parent.parent
-ENGINE = {"tinybn.node", "tinybn.op", "tinybn.fusion", "tinybn.parameters", "tinybn.ops"}
-"""The modules that run between a formula and `watch`."""
 
 LARGEST = 1024
 """A matrix of local derivatives has at most this many elements."""
@@ -83,7 +75,7 @@ class Watcher:
 
     def output(self, node: Node, array: Any) -> None:
         """Note a recorded op, and the formula that calls it."""
-        self.made.append(Made(node, np.array(array), *_formula()))
+        self.made.append(Made(node, np.array(array), *formula()))
         self.sources[node], self.constants[node] = node.sources or (), node.arrays or []
 
     def contribution(self, c: Contribution) -> None:
@@ -161,20 +153,6 @@ class Marks:
         return not (self.fused or source in self.trunk or is_parameter)
 
 
-def _formula() -> tuple[str, str]:
-    """The file and line that called the op that is being recorded, and the text of that line."""
-    frame: Any = sys._getframe(2)
-    while frame.f_globals.get("__name__") in ENGINE:
-        frame = frame.f_back
-    path, number = frame.f_code.co_filename, frame.f_lineno
-    return f"{_shown(path)}:{number}", linecache.getline(path, number).strip()
-
-
-def _shown(path: str) -> str:
-    inside = Path(path).is_relative_to(PACKAGE)
-    return Path(path).relative_to(PACKAGE).as_posix() if inside else Path(path).name
-
-
 def _local(c: Contribution) -> tuple[Floats, bool]:
     """The local derivative as factors of the upstream gradient, or else as a matrix.
 
@@ -216,35 +194,3 @@ def summed(terms: Floats, shape: tuple[int, ...]) -> Floats:
     new = terms.ndim - len(shape)
     axes = [i for i in range(terms.ndim) if i < new or shape[i - new] != terms.shape[i]]
     return np.asarray(terms.sum(tuple(axes))).reshape(shape)
-
-
-def rule_of(op: Op, i: int) -> tuple[str, str]:
-    """The source of the rule for input i, and its file and line."""
-    fused = isinstance(op, FusedOp)
-    rule = getattr(op, "closed_form", None) if fused else getattr(op, "rules", [None])[i]
-    code = getattr(rule, "__code__", None)
-    if code is None:
-        return "", ""
-    place = f"{_shown(code.co_filename)}:{code.co_firstlineno}"
-    if fused:
-        return f"the closed form of {op.name}", place
-    return _lambdas(code.co_filename).get(_start(code), f"{code.co_name}(…)"), place
-
-
-def _start(code: Any) -> tuple[int, int] | None:
-    """Where the body of a lambda starts: the first line and column of its instructions."""
-    spots = [(line, column) for line, _, column, _ in code.co_positions() if column]
-    return min(spots, default=None)
-
-
-@functools.cache
-def _lambdas(filename: str) -> dict[Any, str]:
-    """The text of each lambda of a file, by where its body starts."""
-    text = "".join(linecache.getlines(filename))
-    found = {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Lambda):
-            source = " ".join((ast.get_source_segment(text, node) or "").split())
-            source = source.replace("( ", "(").replace(" )", ")")
-            found[node.body.lineno, node.body.col_offset] = source
-    return found
