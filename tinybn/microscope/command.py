@@ -55,7 +55,9 @@ def main(arguments: Sequence[str]) -> None:
             out = asked.out or ("ladder.html" if asked.view == "ladder" else "microscope.html")
             replace(out, page_or_text.encode())
             sys.stdout.write(f"wrote {out}: open it in a browser\n")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except OSError as error:
+        raise SystemExit(f"microscope: {error.filename}: {error.strerror}") from error
+    except (ValueError, ModuleNotFoundError) as error:
         raise SystemExit(f"microscope: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -74,9 +76,7 @@ def _check(asked: argparse.Namespace) -> None:
     if asked.example is not None and asked.norm == "batch":
         raise ValueError("batch norm looks at one unit of all examples: use --unit in place of it")
     if asked.view == "ladder" and (asked.data != "cookie" or asked.norm != "batch"):
-        raise ValueError(
-            "--view ladder shows all norms on digits: it takes no --data and no --norm"
-        )
+        raise ValueError("--view ladder shows all norms on digits: leave out --data and --norm")
     if asked.text and asked.out:
         raise ValueError("--text writes no page: leave out --out")
     if not 0 <= asked.seed <= LARGEST_SEED:

@@ -77,9 +77,7 @@ def record(
     if norm != "rms":
         given.append(_leaf(np.zeros(c, data.dtype) if beta is None else beta))
     if isinstance(dy, str) and dy not in ("ones", "squares"):
-        raise ValueError(
-            f"record: expected dy as an array or one of 'ones' and 'squares', got {dy!r}"
-        )
+        raise ValueError(f"record: expected dy as an array or 'ones' or 'squares', got {dy!r}")
     if isinstance(dy, str):
         start = None if dy == "squares" else np.ones((n, c), data.dtype)
     else:
@@ -96,7 +94,7 @@ def record(
             _, *gradients = step(*args)
         listing = Listing(step, args, watcher)
     axis = 0 if norm == "batch" else 1
-    with no_grad():
+    with no_grad(), np.errstate(all="ignore"):
         x_hat = NORMS[norm](data, eps=float(eps)).data
     assembly = Assembly(watcher, listing, dict(zip(LEAVES, [data, *given], strict=False)), moments)
     nodes = assembly.nodes(dict(zip(LEAVES, gradients, strict=False)))

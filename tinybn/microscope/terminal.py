@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,16 @@ def header(recording: Recording) -> str:
 
 def of_step(recording: Recording, step: Step, number: int, count: int) -> str:
     """One step: a heading, its sentence, the numbers, and the lines of the program."""
-    lines = [f"[{number}/{count - 1}] {step.kind}: {step.title}", f"    {step.say}"]
+    lines = [f"[{number}/{count - 1}] {step.kind}: {step.title}"]
+    lines += textwrap.wrap(step.say, 96, initial_indent="    ", subsequent_indent="    ")
     lines += [f"    {text}" for text in _numbers(recording, step)]
     lines += [f"    > {recording.program[i].strip()}" for i in step.lines if number]
     return "\n".join(lines)
+
+
+def _path(recording: Recording, path: str) -> str:
+    rms = recording.norm == "rms" and path == "variance"
+    return "through the mean square" if rms else PATH_NAMES[path]
 
 
 def _numbers(recording: Recording, step: Step) -> Iterator[str]:
@@ -65,21 +72,19 @@ def _numbers(recording: Recording, step: Step) -> Iterator[str]:
         if len(event.parts) > 1:
             before = event.upstream_parts.values()
             for upstream, (path, value) in zip(before, event.parts.items(), strict=True):
-                yield f"  {PATH_NAMES[path]:<22}{row(upstream)} makes {row(value)}"
+                yield f"  {_path(recording, path):<24}{row(upstream)} makes {row(value)}"
         if nodes[event.to].waits > 1:
             yield f"so far     {row(event.total)}"
     else:
         for path, value in recording.paths.items():
-            yield f"{PATH_NAMES[path]:<22}{row(value)}"
+            yield f"{_path(recording, path):<24}{row(value)}"
         check = recording.check
-        yield f"{'gradient of x':<22}{row(recording.gradient)}"
-        yield f"{check.reference:<22}{row(check.other)}"
+        yield f"{'gradient of x':<24}{row(recording.gradient)}"
+        yield f"{check.reference:<24}{row(check.other)}"
         same = f"same shape {check.other.shape}" if check.same_shape else "another shape"
-        yield (
-            f"check: {same} · {check.reference}: max diff {shown(check.off)} · finite difference: "
-            f"max diff {shown(check.differences_off)} · Σ dx = {row(check.sum)} · x̂·dx = "
-            f"{row(check.along)}"
-        )
+        yield f"check: {same} · {check.reference}: max diff {shown(check.off)}"
+        yield f"       finite difference: max diff {shown(check.differences_off)}"
+        yield f"       Σ dx = {row(check.sum)} · x̂·dx = {row(check.along)}"
 
 
 def walk_through(recording: Recording) -> None:

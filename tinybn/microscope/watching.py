@@ -159,19 +159,27 @@ def _local(c: Contribution) -> tuple[Floats, bool]:
     A rule is linear in the upstream gradient. Given ones, it returns the factors.
     """
     ones = np.ones_like(c.upstream)
+    shape = c.value.shape
     if not isinstance(c.node.op, FusedOp):
         factors = np.array(_rule(c, ones))
-        try:
-            terms = c.upstream * factors
-            fits = summed(terms, c.value.shape)
-        except ValueError:
-            fits = None
-        if fits is not None and np.allclose(fits, c.value, 1e-4, equal_nan=True):
+        if _fits(c.upstream, factors, c.value):
             return factors, False
     if ones.size * c.value.size > LARGEST:
         return np.empty((0, 0), c.value.dtype), True
     units = np.eye(ones.size, dtype=ones.dtype).reshape(-1, *ones.shape)
-    return np.array([np.ravel(_rule(c, unit)) for unit in units]), True
+    return np.array([np.ravel(summed(_rule(c, unit), shape)) for unit in units]), True
+
+
+def _fits(upstream: Floats, factors: Floats, value: Floats) -> bool:
+    """Whether upstream · factors, summed over broadcast axes, is the contribution."""
+    try:
+        terms = np.float64(upstream) * factors
+        found, scale = summed(terms, value.shape), summed(np.abs(terms), value.shape)
+    except ValueError:  # these shapes do not even broadcast
+        return False
+    tolerance = 0.01 if np.float16 in (upstream.dtype, value.dtype) else 1e-4
+    off = np.abs(found - value)
+    return bool(((off <= tolerance * scale) | np.isnan(off)).all())
 
 
 def _rule(c: Contribution, g: Floats) -> Any:
