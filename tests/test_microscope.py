@@ -553,6 +553,6 @@ def test_the_command_refuses_in_one_line(arguments, message):
 
 def test_a_page_that_cannot_be_written(monkeypatch):
     monkeypatch.setattr(whatif.Bundle, "page", lambda self: "a page")
-    with pytest.raises(SystemExit, match="no/such/folder.*No such file") as error:
+    with pytest.raises(SystemExit, match=r"no/such/folder.*No such file") as error:
         command.main(["--out", "no/such/folder/page.html"])
     assert "\n" not in str(error.value)
