@@ -6,21 +6,24 @@
 # make docs           the lesson, how-tos and reference as a site: docs/_build/html/index.html
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
+# make test-browser   the site and the microscope in a real browser, chromium
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu need a GPU
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
+CHROMIUM ?= chromium
 VENV := .venv
 CUPY_VENV := .venv-cupy
 NVRTC_VENV := .venv-nvrtc
 BIN := $(VENV)/bin
+APT := [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq
 PROBLEM := __import__('tinybn.backend').backend.problems()['cupy']
 HAS_GPU := $(BIN)/python -c "assert not $(PROBLEM)" 2>/dev/null
 CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test fuzz compare prove docs experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
+.PHONY: demo test fuzz compare prove docs experiments experiments-quick bench lint test-browser test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -86,6 +89,12 @@ on-cupy:
 	echo "CuPy in $(VENV) has no GPU, so CuPy runs on the CPU: correct, but not fast."; \
 	$(MAKE) --no-print-directory --silent $(CUPY_VENV)/ready; fi
 
+# The site and the microscope in a real browser: Debian's chromium (or CHROMIUM), driven by Playwright.
+test-browser: $(VENV)/browser docs
+	@command -v $(CHROMIUM) >/dev/null || ($(APT) chromium) || { \
+	echo "test-browser needs a browser: sudo apt-get install chromium, or CHROMIUM=/path/to/one"; exit 1; }
+	CHROMIUM=$$(command -v $(CHROMIUM)) $(BIN)/python -m pytest tests/browser
+
 # PyTorch and JAX as references; large downloads.
 test-peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
@@ -120,7 +129,7 @@ $(ENVIRONMENTS:=/ready): %/ready: pyproject.toml
 	@$(call INSTALL,$*,$(PACKAGES))
 	@touch $@
 
-$(VENV)/lint $(VENV)/docs $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
+$(VENV)/browser $(VENV)/docs $(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
 	@echo "Installing the packages for $@"
 	@$(call INSTALL,$(VENV),--group $*)
 	@touch $@

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "_build" / "html"
@@ -20,15 +19,6 @@ WIDTHS = (1400, 800, 360)
 @pytest.fixture(scope="module", autouse=True)
 def _built():
     assert PAGES, "there is no site to test: run `make docs` first"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        path = next(p for p in ("/usr/bin/chromium", None) if p is None or Path(p).exists())
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
