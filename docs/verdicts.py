@@ -19,18 +19,22 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 MARKER = re.compile(r"(<!-- (verdict|answer) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-SAID = {"tutorial": "The tutorial says", "literature": "The literature says", "ours": "We say"}
+WHOSE = {"tutorial": "The tutorial", "literature": "The literature", "ours": "Our own claim"}
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """Whose sentence it is, the verdict, and the finding, as a quotation in Markdown."""
-    quote = result["quote"].strip("“”").rstrip(".")
-    lines = [
-        f"{SAID[result['whose']]}: “{quote}.”",
-        f"**Measured: {result['verdict']}.** {result['finding'].strip()}",
-        "[All numbers](../experiments.md)",
-    ]
-    return "".join(f"> {line}\n" for line in lines)
+    """Whose claim it is, the verdict, and the finding, as a quotation in Markdown."""
+    whose, claim = result.get("source") or WHOSE[result["whose"]], result["quote"]
+    if result["whose"] != "ours":
+        claim = f"“{claim}”"
+    title = result["title"].lower().replace(" ", "-")
+    section = "".join(c for c in title if c.isalnum() or c == "-")
+    return (
+        f"> *{whose}:* {claim}\n"
+        ">\n"
+        f"> **Measured: {result['verdict']}.** {result['finding'].strip()} "
+        f"([all numbers](../experiments.md#{section}))\n"
+    )
 
 
 def answer(result: dict[str, Any]) -> str:
@@ -65,6 +69,8 @@ def filled(page: str, results: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str]) -> int:
     """The command; the exit status."""
     path = DOCS / "experiments" / "results.json"
+    if not path.exists():
+        sys.exit(f"{path} is missing: run make experiments")
     results = {result["id"]: result for result in json.loads(path.read_text(encoding="utf-8"))}
     stale = False
     for page in sorted((DOCS / "lesson").glob("*.md")):

@@ -27,7 +27,7 @@ def test_it_takes_about_an_hour():
     for path in CHAPTERS:
         text = path.read_text(encoding="utf-8")
         said = int(re.search(r"^\*(\d+) minutes\.\*$", text, re.MULTILINE)[1])
-        assert abs(said - minutes(text)) <= 1, f"{path.name}: {minutes(text):.1f} minutes"
+        assert abs(said - minutes(text)) <= 2, f"{path.name}: {minutes(text):.1f} minutes"
         assert f"]({path.name}) | {said} |" in index
         total += said
     assert 50 <= total <= 70
@@ -58,7 +58,6 @@ def test_a_picture_is_described_and_takes_the_colour_of_the_page():
     assert "currentColor" in html
     assert "#000000" not in html
     assert "−2" in html
-    assert html == picture._repr_html_()
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

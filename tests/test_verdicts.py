@@ -15,7 +15,8 @@ spec.loader.exec_module(verdicts)
 RESULTS = {
     "a.b": {
         "id": "a.b",
-        "quote": "it is fast.",
+        "title": "Is it fast? (Yes.)",
+        "quote": "It is fast.",
         "whose": "tutorial",
         "verdict": "partly",
         "finding": "Twice as fast.",
@@ -36,10 +37,23 @@ def test_the_lesson_is_up_to_date():
 def test_a_verdict_replaces_what_was_there():
     text = verdicts.filled(page(inside="old\n"), RESULTS)
     assert "old" not in text
-    assert "The tutorial says: “it is fast.”\n> **Measured: partly.** Twice as fast." in text
+    assert "> *The tutorial:* “It is fast.”\n>\n> **Measured: partly.** Twice as fast. (" in text
+    assert "(../experiments.md#is-it-fast-yes))" in text
     assert text.startswith("Before.\n\n<!-- verdict a.b -->\n> ")
     assert text.endswith("<!-- end -->\n\nAfter.\n")
     assert verdicts.filled(text, RESULTS) == text
+
+
+@pytest.mark.parametrize(
+    ("whose", "source", "shown"),
+    [
+        ("ours", "", "> *Our own claim:* It is fast."),
+        ("literature", "Ioffe & Szegedy 2015", "> *Ioffe & Szegedy 2015:* “It is fast.”"),
+    ],
+)
+def test_whose_claim_it_is(whose, source, shown):
+    results = {"a.b": RESULTS["a.b"] | {"whose": whose, "source": source}}
+    assert shown in verdicts.filled(page(), results)
 
 
 def test_an_answer_is_another_text():
@@ -65,6 +79,8 @@ def test_the_command_writes_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verdicts, "DOCS", tmp_path)
     (tmp_path / "lesson").mkdir()
     (tmp_path / "experiments").mkdir()
+    with pytest.raises(SystemExit, match="make experiments"):
+        verdicts.main([])
     (tmp_path / "experiments" / "results.json").write_text(json.dumps([RESULTS["a.b"]]))
     chapter = tmp_path / "lesson" / "01.md"
     chapter.write_text(page())

@@ -33,11 +33,12 @@ def add(a, b):
 
 def multiply(a, b):
     a, b = as_tensor(a), as_tensor(b)
-    return Tensor(a.data * b.data, [(a, lambda g: g * b.data), (b, lambda g: g * a.data)])
+    edges = [(a, lambda g: g * b.data), (b, lambda g: g * a.data)]
+    return Tensor(a.data * b.data, edges)
 
 
 def newest_first(output):
-    """Everything that `output` was computed from, each before what it was computed from."""
+    """`output` and everything it was computed from, readers before what they read."""
     found, waiting = {output}, [output]
     while waiting:
         for source, _ in waiting.pop().edges:
@@ -55,14 +56,15 @@ def unbroadcast(g, shape):
 
 
 def backward(output, gradient=1.0):
-    """Set `.grad` of everything behind `output`, given the gradient of `output` itself."""
+    """Set `.grad` of everything behind `output`, whose own gradient is given."""
     order = newest_first(output)
     for tensor in order:
         tensor.grad = np.zeros(tensor.data.shape)
     output.grad = output.grad + gradient
     for tensor in order:
         for source, rule in tensor.edges:
-            source.grad = source.grad + unbroadcast(rule(tensor.grad), source.data.shape)
+            contribution = unbroadcast(rule(tensor.grad), source.data.shape)
+            source.grad = source.grad + contribution
 
 
 def power(a, n):
@@ -88,8 +90,8 @@ def relu(a):
 
 def matmul(a, b):
     a, b = as_tensor(a), as_tensor(b)
-    rules = (a, lambda g: g @ b.data.T), (b, lambda g: a.data.T @ g)
-    return Tensor(a.data @ b.data, rules)
+    edges = [(a, lambda g: g @ b.data.T), (b, lambda g: a.data.T @ g)]
+    return Tensor(a.data @ b.data, edges)
 
 
 def total(a, axis):

@@ -15,9 +15,9 @@ INK = "black"  # becomes the colour of the page's text
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 PATHS = {
     "direct": (BLUE, "//"),
-    "through μ": (ORANGE, ".."),
+    "through μ": (ORANGE, "\\\\"),
     "through σ²": (GREEN, "xx"),
-    "through σ², then μ": (PURPLE, "oo"),
+    "through σ², then μ": (PURPLE, ".."),
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -32,6 +32,9 @@ STYLE = {
     "grid.color": "gray",
     "grid.alpha": 0.25,
 }
+
+
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 class Picture(Figure):
@@ -49,7 +52,7 @@ class Picture(Figure):
                 ax.get_legend().set_frame_on(False)
         text = io.StringIO()
         with matplotlib.rc_context(STYLE):
-            self.savefig(text, format="svg", metadata={"Date": None})
+            self.savefig(text, format="svg", metadata=NO_METADATA)
         svg = text.getvalue().replace("#000000", "currentColor")
         style = "max-width:100%;height:auto;fill:currentColor"  # for black text
         svg = svg[svg.index("<svg") :].replace("<svg", f'<svg style="{style}"', 1)
