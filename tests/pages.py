@@ -93,7 +93,9 @@ def run(path, space=None, text=None):
         if exception:
             if exception["file"]:
                 source = (ROOT / exception["file"]).read_text(encoding="utf-8")
-                assert block.text in source, f"{path}:{block.line}: not in {exception['file']}"
+                assert block.text.strip() in source, (
+                    f"{path}:{block.line}: not in {exception['file']}"
+                )
             continue
         printed = execute(block, path, space)
         after = found[i + 1] if i + 1 < len(found) else None

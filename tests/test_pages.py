@@ -6,7 +6,9 @@ import importlib
 import inspect
 import re
 import sys
+import textwrap
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +109,21 @@ EXAMPLES = {
     if (test := doctest.DocTestParser().get_doctest(
         inspect.getdoc(value), {"tb": tb, "np": np}, name, None, 0)).examples
 }  # fmt: skip
+
+
+def code(value):
+    """The paragraphs of a docstring that are Python without prompts."""
+    found = re.split(r"\n\s*\n", inspect.getdoc(value))
+    found = [p for p in found if all(line.startswith("    ") for line in p.splitlines())]
+    return [textwrap.dedent(p) for p in found if "tb." in p and ">>>" not in p]
+
+
+@pytest.mark.host("examples make NumPy arrays")
+@pytest.mark.parametrize("name", [name for name, value in documented().items() if code(value)])
+def test_the_other_code_of_a_docstring_runs(name, page):
+    space = {"tb": tb, "np": np, "Path": Path}
+    for block in code(documented()[name]):
+        run(Path(name), space, f"```python\n{block}\n```")
 
 
 class Checker(doctest.OutputChecker):
