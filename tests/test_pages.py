@@ -213,7 +213,7 @@ def test_a_page_that_shows_something_else_is_found(shown, printed, expected):
         ("```python\na = 1\n```\n\n```{code-cell} python\n:tags: [x]\nassert a == 2\n```\n", False),
         ("```{code-cell} python\n---\ntags: [x]\n---\nprint(3)  # 3\n```\n", True),
         ("<!-- not run: because -->\n```python\n1 / 0\n```\n", True),
-        ("<!-- from tinybn/ops/elementwise.py -->\n```python\ndef add(\n```\n", False),
+        ("<!-- from tinybn/ops/elementwise.py -->\n```python\ndef adder(\n```\n", False),
     ],
 )
 def test_blocks_are_found_run_and_compared(tmp_path, text, right):
