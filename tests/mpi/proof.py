@@ -1,0 +1,179 @@
+"""k ranks against one process: run by test_proof.py as `mpiexec -n k python proof.py NAME`.
+
+Every rank also computes the reference, alone and on all data, and compares its own part.
+"""
+
+import sys
+
+import numpy as np
+from graphs_across_ranks import Graph
+
+import tinybn as tb
+from tinybn import check, distributed
+
+SIZES = {1: [11], 2: [9, 2], 3: [1, 7, 3], 4: [2, 1, 5, 3]}
+"""Uneven parts of 11 rows; a part of one row has no variance of its own."""
+LIMIT = 1e-12
+
+
+def parts(comm, *arrays):
+    """This rank's rows of each array."""
+    ends = np.cumsum(SIZES[comm.size])
+    rows = slice(ends[comm.rank] - SIZES[comm.size][comm.rank], ends[comm.rank])
+    return [a[rows] for a in arrays]
+
+
+def largest(comm, *pairs):
+    """The largest difference on any rank, relative to the largest number."""
+    errors = [np.abs(a - b).max() / max(1.0, np.abs(b).max()) for a, b in pairs]
+    return float(comm.all_gather(np.array(max(errors))).max())
+
+
+def derivatives(op, arrays, weights, **static):
+    """y, the gradients of Σ v y, and those of Σ w · (gradient of x)."""
+    leaves = [tb.tensor(a, requires_grad=True) for a in arrays]
+    y = op(*leaves, **static)
+    first = tb.grad((y * weights[0]).sum(), leaves, create_graph=True)
+    second = tb.grad((first[0] * weights[1]).sum(), leaves, create_graph=True, allow_unused=True)
+    third = tb.grad((second[0] * weights[2]).sum(), leaves[:1])
+    return [a.numpy() for a in (y, *first, *second[:2], *third)]
+
+
+def norm(comm):
+    """Outputs and derivatives of three orders, fused and composed, easy and hard inputs."""
+    rng = np.random.default_rng(1)
+    worst = 0.0
+    for shape, shift, scale in [((11, 4), 0, 1), ((11, 3, 2, 2), 5, 1), ((11, 4), 1e3, 0.1)]:
+        x = shift + scale * rng.standard_normal(shape)
+        gamma, beta = rng.standard_normal((2, shape[1]))
+        gamma[0] = 0
+        weights = rng.standard_normal((3, *shape))
+        want = derivatives(tb.ops.batch_norm, (x, gamma, beta), weights)
+        for closed in (True, False):
+            with tb.use_fused(closed):
+                own = parts(comm, x)[0], gamma, beta
+                local = [w[0] for w in map(lambda w: parts(comm, w), weights)]
+                got = derivatives(distributed.sync_batch_norm, own, local, comm=comm)
+            pairs = []
+            for mine, theirs in zip(got, want, strict=True):
+                whole = theirs.shape == shape
+                mine = mine if whole else comm.all_reduce(mine)
+                pairs.append((mine, parts(comm, theirs)[0] if whole else theirs))
+            worst = max(worst, largest(comm, *pairs) / max(1.0, shift / scale))
+    return worst
+
+
+def float32(comm):
+    """A mean of 1e4 costs float32 no more digits on many ranks than on one."""
+    rng = np.random.default_rng(2)
+    x = (1e4 + rng.standard_normal((11, 4))).astype(np.float32)
+    exact = tb.ops.batch_norm(x.astype(np.float64))
+    alone = float(np.abs(tb.ops.batch_norm(x) - exact).max())
+    y = distributed.sync_batch_norm(*parts(comm, x), comm=comm)
+    assert y.dtype == np.float32
+    assert largest(comm, (y, parts(comm, exact)[0])) < max(4 * alone, 2e-6)
+    half = distributed.sync_batch_norm(*parts(comm, x.astype(np.float16)), comm=comm)
+    assert half.dtype == np.float16
+    return 0.0
+
+
+def graphs(comm):
+    """Random graphs with sums and stacks over ranks, and batch norms, in every place."""
+    worst = 0.0
+    for seed in range(40):
+        graph = Graph(seed, SIZES[comm.size])
+        got, want = graph.across(comm), graph.alone(comm.rank)
+        worst = max(worst, largest(comm, *zip(got, want, strict=True)))
+    return worst
+
+
+def differences(comm):
+    """Finite differences of the whole batch, through the exchange, to order 2."""
+    rng = np.random.default_rng(3)
+    x, gamma, beta = rng.standard_normal((4, 2)), *rng.standard_normal((2, 2))
+    k = comm.size
+    rows = np.array_split(np.arange(4), k)[comm.rank]
+
+    def same(a):  # equal on all ranks; its gradient is the average of theirs
+        return distributed.all_reduce(a, comm=comm) / k
+
+    def fn(x, gamma, beta):
+        own = same(x)[rows]
+        y = distributed.sync_batch_norm(own, same(gamma), same(beta), comm=comm)
+        total = distributed.all_gather((y * weights[rows]).sum(axis=0), comm=comm)
+        return total.tanh() + distributed.all_reduce((y * y * y).sum(axis=0), comm=comm) / 9
+
+    weights = rng.standard_normal((4, 2))
+    for closed in (True, False):
+        with tb.use_fused(closed):
+            check.gradcheck(fn, [x, gamma, beta], order=2)
+    return 0.0
+
+
+def compare(comm):
+    """The closed form against the composition in higher precision, as `make compare` does it."""
+    for case in check.cases():
+        if case.op == "batch_norm" and "mean" not in case.static and len(case.inputs[0]) >= comm.size:
+            x = np.array_split(case.inputs[0], comm.size)[comm.rank]
+            inputs = [x, *case.inputs[1:]]
+            table = check.compare("sync_batch_norm", inputs, {"comm": comm}, differences=False)
+            table.check()
+    return 0.0
+
+
+def model_of(sync, dtype=np.float64):
+    rng = np.random.default_rng(4)
+    layers = []
+    for a, b in ((6, 8), (8, 7)):
+        layers += [tb.nn.Linear(a, b, rng=rng), tb.nn.BatchNorm(b, sync=sync), tb.nn.ReLU()]
+    return tb.nn.Sequential(*layers, tb.nn.Linear(7, 3, rng=rng)).to(dtype)
+
+
+def trained(comm, sync, epochs=3):
+    """Losses, and the model's state, after some epochs; 40 examples in batches of 12."""
+    rng = np.random.default_rng(5)
+    x, y = rng.standard_normal((40, 6)), rng.integers(0, 3, 40)
+    model = model_of(sync)
+    optimizer = tb.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    distributed.broadcast(comm, model=model, optimizer=optimizer)
+    losses = []
+    batches = distributed.Shards(comm, x, y, 12, seed=6)
+    for _ in range(epochs):
+        for xb, yb, share in batches:
+            optimizer.zero_grad()
+            loss = tb.ops.cross_entropy(model(xb), yb) * share
+            loss.backward()
+            losses.append(distributed.average_gradients(comm, optimizer.params, loss).item())
+            optimizer.step()
+    if sync is None and comm.size > 1:
+        distributed.average_buffers(comm, model)
+    distributed.agree(comm, model.state_dict())
+    return [np.array(losses), *model.state_dict().values()]
+
+
+def training(comm):
+    """Losses, parameters, running statistics."""
+    want = trained(distributed.ALONE, None)
+    worst = largest(comm, *zip(trained(comm, comm), want, strict=True))
+    with tb.use_fused(False):
+        worst = max(worst, largest(comm, *zip(trained(comm, comm), want, strict=True)))
+    return worst
+
+
+def ghosts(comm):
+    """Without synchronisation, k ranks do something else; the loss differs by so much."""
+    with_few = [np.array_split(np.arange(12), comm.size)]
+    assert all(len(rows) > 1 for rows in with_few[0])
+    alone, ghost = trained(distributed.ALONE, None, 1)[0], trained(comm, None, 1)[0]
+    return float(np.abs(alone - ghost).max())
+
+
+def main(name):
+    with distributed.connect(patience=30) as comm:
+        error = globals()[name](comm)
+        if comm.rank == 0:
+            print(f"error {error!r}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
