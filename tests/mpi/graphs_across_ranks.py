@@ -56,6 +56,7 @@ class Graph:
         loss = sum((v * w).sum() for v, w in zip(values, self._weights(r, 0), strict=True))
         found = tb.grad(loss, leaves, create_graph=True)
         again = sum((g * w).sum() for g, w in zip(found, self._weights(r, 1), strict=False))
+        again = again + sum((a * a).sum() for a in leaves)  # every leaf has a second gradient
         return [a.numpy() for a in (*values, *found, *tb.grad(again, leaves))]
 
     def alone(self, rank):
@@ -93,7 +94,7 @@ class Graph:
             for r in every
             for g, w in zip((found[r], found[k + r]), self._weights(r, 1), strict=False)
         )
-        second = tb.grad(again, flat)
+        second = tb.grad(again + sum((a * a).sum() for a in flat), flat)
         mine = [*(v[rank] for v in values)]
         return [a.numpy() for a in (*mine, *found[rank::k], *second[rank::k])]
 

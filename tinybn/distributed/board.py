@@ -18,6 +18,7 @@ import numpy as np
 
 LINE = 512
 """The number of bytes that a rank may write."""
+BATCHES = "do all ranks have the same number of batches?"
 
 
 class Board:
@@ -77,7 +78,9 @@ class Board:
             if state == "failed":
                 return self._described(rank)
             if state == "left" and call != "leave":
-                return f"{self._described(rank)}: do all ranks have the same number of batches?"
+                return f"{self._described(rank)}: {BATCHES}"
+            if state == "in" and call == "leave":
+                return f"this rank has left, but {self._described(rank)}: {BATCHES}"
             if state == "in" and (its_number, its_call) != (number, call) and its_number >= number:
                 return f"{self._described(rank)}: all ranks must make the same calls"
         return f"its patience has ended; {self.read_all(self._rank)}" if late else None

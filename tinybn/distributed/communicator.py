@@ -25,7 +25,7 @@ from tinybn.distributed.board import Board
 yield_core = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 SPIN = 0.002
-"""Seconds of waiting after which a rank sleeps between two looks."""
+"""Seconds of waiting after which a rank sleeps between two looks: at once if cores are short."""
 GRACE = 1.0
 """Seconds of waiting after which a rank looks at what the others do."""
 KINDS = ("all_reduce", "all_gather", "broadcast", "leave")
@@ -90,6 +90,7 @@ class Ranks(Communicator):
         # A channel per kind: MPI might otherwise match calls of two kinds, and hand out nonsense.
         self._channels = {kind: world.Dup() for kind in KINDS}
         self._board = Board(mpi, world)
+        self._spin = SPIN if len(self._board.pids) <= (os.cpu_count() or 1) else 0.0
 
     def all_reduce(self, array: Array, what: str = "an array") -> Array:
         call, mark = self._announce("all_reduce", array, what)
@@ -163,10 +164,10 @@ class Ranks(Communicator):
         try:
             while not request.Test():
                 now = time.monotonic()
-                if now < start + SPIN:
+                if now < start + self._spin:
                     yield_core()
                     continue
-                time.sleep(1e-4)
+                time.sleep(5e-5)
                 if now > look:
                     look = now + GRACE / 4
                     if fault := self._board.fault(number, call, now - start > self.patience):

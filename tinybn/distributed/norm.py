@@ -16,7 +16,7 @@ from tinybn.distributed.ops import all_reduce
 from tinybn.fusion import fused
 from tinybn.ops import checks
 from tinybn.ops.elementwise import narrow, sqrt, wide
-from tinybn.ops.norm import per_channel, scale_and_shift
+from tinybn.ops.norm import per_channel, scale, scale_and_shift
 from tinybn.ops.reduction import sum
 from tinybn.ops.shape import reshape
 from tinybn.summation import add_up, average
@@ -41,7 +41,7 @@ def _sync_batch_norm(
 
     Args:
         x: (N, C) or (N, C, …), this rank's part of the batch.
-        gamma, beta: (C,), the same on all ranks, or None to omit that part.
+        gamma, beta: (C,), or None to omit that part.
         comm: the ranks, from `connect`.
         eps: ε, at least 0.
 
@@ -79,9 +79,9 @@ def _more_than_one(count: int) -> None:
 #     N = Σ n      mean = pivot + Σ n δ / N      M2 = Σ M2 + Σ n (δ - Σ n δ / N)²
 #
 # Nothing large is subtracted from anything large. (E[x²] - E[x]² does that.) The gradients are those
-# of batch norm (ops/fused.py) with sums over all ranks, which are the other message:
+# of batch norm (ops/fused.py) with sums over all ranks, which are the other message. With g = γ dy:
 #
-#     dx = γ r (dy - Σ dy / N - x̂ Σ (dy x̂) / N)
+#     dx = r (g - Σ g / N - x̂ Σ (g x̂) / N)
 
 
 class Moments(NamedTuple):
@@ -155,10 +155,10 @@ def _(
     dbeta, dgamma = add_up(dy, axis, True), add_up(dy * x_hat, axis, True)
     dx = None
     if needed[0]:
-        both = xp.stack([dbeta, dgamma])
-        sums = comm.all_reduce(both, "the gradients of batch norm") / count
-        g = r if gamma is None else r * per_channel(gamma, x)
-        dx = g * (dy - sums[0] - x_hat * sums[1])
+        gamma = per_channel(gamma, x)
+        own = scale(xp.stack([dbeta, dgamma]), gamma)
+        sums = comm.all_reduce(own, "the gradients of batch norm") / count
+        dx = r * (scale(dy, gamma) - sums[0] - x_hat * sums[1])
     return dx, reshape(dgamma, (-1,)), reshape(dbeta, (-1,))
 
 

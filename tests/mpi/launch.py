@@ -1,0 +1,31 @@
+"""Run a program of this folder under mpiexec, with a watchdog."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import tinybn
+
+HERE = Path(__file__).parent
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+SECONDS = 90
+"""A run that takes longer hangs; a run takes a few seconds, or more on a busy machine."""
+
+
+def launch(ranks, program, *arguments, **environment):
+    """The finished process, its two outputs in one. A run that hangs fails the test."""
+    assert MPIEXEC, "there is no mpiexec: run `make test-mpi`, which installs one"
+    paths = [str(Path(tinybn.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [MPIEXEC, "-n", str(ranks), sys.executable, str(HERE / program), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        env=os.environ
+        | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(paths)}
+        | environment,
+    )
