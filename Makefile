@@ -3,7 +3,7 @@
 # make fuzz           random graphs, states and extreme numbers: new ones each time, for an hour or so
 # make compare        every fused op against its composition, in higher precision, number by number
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
-# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
+# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu need a GPU
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU

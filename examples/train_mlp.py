@@ -19,12 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from figures import band, panels, percent, save
-from results import dumps, replace_unprintable, survives_a_broken_pipe, table, write
-from resume import Keeper
-from training import OPTIMIZERS, Config, Run, train
 
 import tinybn as tb
+from lab.figures import band, panels, percent, save
+from lab.files import dumps, replace_unprintable, survives_a_broken_pipe, table, write
+from lab.resume import Keeper
+from lab.training import OPTIMIZERS, Config, Run, train
 from tinybn import checkpoint
 
 
