@@ -26,6 +26,7 @@ from tinybn.distributed.training import (
     broadcast,
     load,
     save,
+    synchronize,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "load",
     "save",
     "sync_batch_norm",
+    "synchronize",
 ]

@@ -59,6 +59,13 @@ def agree(comm: Communicator, state: Mapping[str, Any]) -> None:
     raise DistributedError("the ranks hold the same state in another order")
 
 
+def synchronize(comm: Communicator, model: Any) -> None:
+    """Let every BatchNorm in a model normalize over the batches of all ranks."""
+    for module in model.modules():
+        if hasattr(module, "sync"):
+            module.sync = comm
+
+
 def average_gradients(
     comm: Communicator, params: Iterable[Tensor], loss: Tensor | None = None, bucket: int = BUCKET
 ) -> Any:
