@@ -136,22 +136,23 @@ def compare(comm):
     return 0.0
 
 
-def model_of(sync, dtype=np.float64):
+def model_of(sync, dtype=np.float64, norm=tb.nn.BatchNorm):
     rng = np.random.default_rng(4)
     layers = []
     for a, b in ((6, 8), (8, 7)):
-        layers += [tb.nn.Linear(a, b, rng=rng), tb.nn.BatchNorm(b, sync=sync), tb.nn.ReLU()]
+        layers += [tb.nn.Linear(a, b, rng=rng), norm(b, sync=sync), tb.nn.ReLU()]
     return tb.nn.Sequential(*layers, tb.nn.Linear(7, 3, rng=rng)).to(dtype)
 
 
-def trained(comm, sync, epochs=3, size=12):
+def trained(comm, sync, epochs=3, size=12, norm=tb.nn.BatchNorm):
     """Losses, and the model's state, after some epochs; 40 examples in batches of `size`."""
     rng = np.random.default_rng(5)
     x, y = rng.standard_normal((40, 6)), rng.integers(0, 3, 40)
-    model = model_of(sync)
+    model = model_of(sync, norm=norm)
     optimizer = tb.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     distributed.broadcast(comm, model=model, optimizer=optimizer)
     losses = []
+    x = tb.tensor(x, dtype=np.float64).data  # on the backend in use
     batches = distributed.Shards(comm, x, y, size, seed=6)
     for _ in range(epochs):
         for xb, yb, share in batches:
@@ -179,6 +180,78 @@ def ghosts(comm):
     """Without synchronisation, k ranks do something else; the loss differs by so much."""
     alone, ghost = trained(distributed.ALONE, None, 1, 8)[0], trained(comm, None, 1, 8)[0]
     return float(np.abs(alone - ghost).max())
+
+
+def ghosts_are_groups(comm):
+    """k ranks without synchronisation are one process that normalizes k groups of the batch."""
+
+    class Ghosts(tb.nn.BatchNorm):
+        def forward(self, x):
+            size = len(x) // comm.size
+            groups = [x[i * size : (i + 1) * size] for i in range(comm.size)]
+            return tb.ops.concatenate([super(Ghosts, self).forward(group) for group in groups])
+
+    one = trained(distributed.ALONE, None, 1, 8, norm=Ghosts)[0]
+    return largest(comm, (trained(comm, None, 1, 8)[0], one))
+
+
+def compiled(comm):
+    """Without synchronised norms, the part between the messages compiles; with them, it refuses."""
+    found = []
+    for wrap in (lambda f: f, tb.compile):
+        rng = np.random.default_rng(8)
+        model = tb.nn.MLP([6, 5, 3], "layer", rng=rng).to(np.float64)
+        optimizer = tb.optim.SGD(model.parameters(), 0.1)
+
+        def slopes(x, y, share, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = tb.ops.cross_entropy(model(x), y) * share
+            loss.backward()
+            return loss
+
+        slopes = wrap(slopes)
+        x, y = rng.standard_normal((40, 6)), rng.integers(0, 3, 40)
+        for xb, yb, share in distributed.Shards(comm, x, y, 8):
+            loss = slopes(xb, yb, share)
+            found.append(distributed.average_gradients(comm, optimizer.params, loss).numpy())
+            optimizer.step()
+    half = len(found) // 2
+    if comm.size > 1:
+        synced = model_of(comm)
+        step, message = tb.compile(lambda x: synced(x).sum()), ""
+        step(np.ones((4, 6)))  # the first call runs op by op
+        try:
+            step(np.ones((4, 6)))
+        except RuntimeError as error:
+            message = str(error)
+        assert "can't be compiled: run it without tb.compile" in message, message
+    return largest(comm, (np.array(found[:half]), np.array(found[half:])))
+
+
+def cupy(comm):
+    """CuPy's arrays travel through the host, and give what NumPy's do."""
+    with tb.use_backend("cupy"):
+        found = trained(comm, comm, 1)
+    return largest(comm, *zip(found, trained(comm, comm, 1), strict=True))
+
+
+def sent(comm):
+    """Messages and bytes of a step."""
+    rng = np.random.default_rng(0)
+    widths = 6, 8, 7, 3
+    norms = [
+        layer
+        for n, m in zip(widths, widths[1:-1], strict=False)
+        for layer in (tb.nn.Linear(n, m), tb.nn.BatchNorm(m, sync=comm))
+    ]
+    model = tb.nn.Sequential(*norms, tb.nn.Linear(7, 3))
+    for _ in range(2):
+        before = comm.traffic.copy()
+        loss = tb.ops.cross_entropy(model(rng.standard_normal((4, 6)).astype("f4")), np.ones(4, int))
+        loss.backward()
+        distributed.average_gradients(comm, model.parameters(), loss)
+    print({key: comm.traffic[key] - before[key] for key in before}, flush=True)
+    return 0.0
 
 
 def main(name):
