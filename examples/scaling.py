@@ -1,18 +1,20 @@
-"""How does data-parallel training scale? Count its messages, fit a model, predict other rank counts.
+"""How does data-parallel training scale? Count messages, fit a model, predict more ranks.
 
-A step on k ranks takes the computing of its part of the batch, and its messages. The script measures
-steps and messages on 1 and 2 ranks here, fits the constants of a model, predicts 4 ranks, and
-measures these, too. Then it draws what the model says up to 1024 ranks. It takes about a minute, and
-needs `pip install 'tinybn[mpi,examples]'`.
+A step on k ranks computes its part of the batch, and exchanges messages. The script measures steps
+and messages on 1 and 2 ranks here, fits the constants of a model, predicts 4 ranks, and measures
+these, too. Then it draws what the model says up to 1024 ranks. It takes about a minute, and needs
+`pip install 'tinybn[mpi,examples]'`.
 
     python examples/scaling.py
 
-prints a table and writes result.json and scaling.png to the folder --out.
+prints tables and writes scaling.json and scaling.png to the folder --out.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import os
@@ -27,14 +29,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinybn as tb
+from lab.figures import OTHERS, panels, save
+from lab.files import dumps, replace_unprintable, survives_a_broken_pipe, table, write
+from lab.howto import DOCS, publish
 from tinybn import distributed
+from tinybn.distributed.training import buckets
 
 WIDTHS = (64, 256, 256, 256, 10)
-BATCH = 256
 BATCHES = (64, 128, 256)
 SIZES = (1_000, 4_000_000)
 """The bytes of the two messages that give latency and bandwidth."""
-COLUMNS = ("ranks", "batch", "predicted", "measured")
+STRONG, WEAK = 1024, 64
+"""The examples of a step on all ranks, and on each."""
 
 
 class Traffic(NamedTuple):
@@ -57,12 +63,11 @@ def traffic(widths: Sequence[int], itemsize: int = 4, bucket: int = 4 << 20) -> 
     channel, reduced. Then the loss and the gradients. Each message carries a mark, too.
     """
     norms = widths[1:-1]
-    sizes = [1]
-    for n, m in zip(widths, widths[1:], strict=False):
-        sizes += [n * m, m] + ([m, m] if m in norms and len(sizes) < 4 * len(norms) + 1 else [])
-    grouped = distributed.training.buckets(
-        [tb.tensor(np.empty(n, f"f{itemsize}")) for n in sizes], bucket
-    )
+    sizes = [1]  # the loss
+    for i, (n, m) in enumerate(itertools.pairwise(widths)):
+        sizes += [n * m, m, m, m] if i < len(norms) else [n * m, m]
+    arrays = [tb.tensor(np.empty(size, f"f{itemsize}")) for size in sizes]
+    grouped = buckets(arrays, bucket)
     gathered = sum((1 + 3 * c + 1) * 8 for c in norms)
     reduced = sum((2 * c + 1) * itemsize for c in norms)
     reduced += (sum(sizes) + len(grouped)) * itemsize
@@ -114,7 +119,7 @@ def measure(seconds: float) -> None:
         rng = np.random.default_rng(0)
         norms = [
             layer
-            for n, m in zip(WIDTHS, WIDTHS[1:-1], strict=False)
+            for n, m in itertools.pairwise(WIDTHS[:-1])
             for layer in (tb.nn.Linear(n, m, rng=rng), tb.nn.BatchNorm(m, sync=comm), tb.nn.ReLU())
         ]
         model = tb.nn.Sequential(*norms, tb.nn.Linear(*WIDTHS[-2:], rng=rng))
@@ -149,8 +154,8 @@ def measure(seconds: float) -> None:
         sent = comm.traffic - before
         found["sent"] = {"messages": sent["messages"], "bytes": sent["bytes"]}
         for size in SIZES:
-            array = np.zeros(size // 4, np.float32)
-            found["messages"][size] = times(lambda array=array: comm.all_reduce(array))
+            message = functools.partial(comm.all_reduce, np.zeros(size // 4, np.float32))
+            found["messages"][size] = times(message)
         if comm.rank == 0:
             print("measured", json.dumps(found), flush=True)
 
@@ -180,6 +185,8 @@ def fit(one: dict[str, Any], two: dict[str, Any], cores: int) -> Machine:
     batches = np.array([float(b) for b in one["steps"]])
     times = np.array([*one["steps"].values()])
     per_example, fixed = np.polyfit(batches, times, 1, w=1 / times)
+    if fixed < 0:  # noise
+        per_example, fixed = float(np.mean(times / batches)), 0.0
     small, large = two["messages"].values()
     bandwidth = (SIZES[1] - SIZES[0]) / max(large - small, 1e-9)  # 2 (k - 1) / k is 1 for 2 ranks
     return Machine(float(fixed), float(per_example), small, bandwidth, cores)
@@ -197,51 +204,97 @@ def compared(
 
 
 def plot(machine: Machine, runs: Sequence[dict[str, Any]], t: Traffic, path: Path) -> None:
-    """Draw step times: the fit here, and strong and weak scaling on the assumed cluster."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Draw step times: model and measurements here; strong and weak scaling on the cluster."""
     cluster = machine._replace(cores=math.inf, **CLUSTER)
-    ranks = [2**i for i in range(11)]
-    figure, (here, strong, weak) = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    few = [1, 2, 4]
-    for batch, colour in zip(BATCHES, ("#0072B2", "#D55E00", "#009E73"), strict=True):
-        here.plot(few, [1e3 * machine.step(batch, k, t) for k in few], color=colour, label=f"batch {batch}")
+    figure, ((here, strong, weak),) = panels(1, 3, width=12, height=3.8)
+    few = [r["ranks"] for r in runs]
+    for batch, colour in zip(BATCHES, OTHERS, strict=False):
+        model = [1e3 * machine.step(batch, k, t) for k in few]
+        here.plot(few, model, color=colour, label=f"batch {batch}")
         here.plot(few, [1e3 * r["steps"][str(batch)] for r in runs], "o", color=colour)
-    here.set(title=f"here, on {machine.cores:g} cores: model and measurements", xticks=few)
-    here.set_xscale("log", base=2)
-    for axes, batch_of, title in (
-        (strong, lambda k: 1024, "strong scaling: 1024 examples a step"),
-        (weak, lambda k: 64 * k, "weak scaling: 64 examples a rank"),
+    here.set(title=f"here, on {machine.cores:g} cores: model, and measurements (dots)")
+    ranks = [2**i for i in range(11)]
+    for axes, batches, title in (
+        (strong, [STRONG for _ in ranks], f"strong scaling: {STRONG} examples a step"),
+        (weak, [WEAK * k for k in ranks], f"weak scaling: {WEAK} examples a rank"),
     ):
-        for label, cost, style in (
-            ("computing alone", lambda k: cluster.computing(batch_of(k), k), ":"),
-            ("with all messages", lambda k: cluster.step(batch_of(k), k, t), "-"),
-            ("gradients sent during backward", lambda k: cluster.step(batch_of(k), k, t, True), "--"),
-            ("without synchronised norms", lambda k: cluster.step(batch_of(k), k, t) - cluster.messages(t, k)[0], "-."),
+        pairs = list(zip(batches, ranks, strict=True))
+        curves = {
+            "computing alone": [cluster.computing(b, k) for b, k in pairs],
+            "with all messages": [cluster.step(b, k, t) for b, k in pairs],
+            "gradients sent during backward": [cluster.step(b, k, t, True) for b, k in pairs],
+            "norms not synchronised": [
+                cluster.step(b, k, t) - cluster.messages(t, k)[0] for b, k in pairs
+            ],
+        }
+        for (label, seconds), colour, style in zip(
+            curves.items(), OTHERS, (":", "-", "--", "-."), strict=False
         ):
-            axes.plot(ranks, [1e3 * cost(k) for k in ranks], style, label=label)
-        axes.set_xscale("log", base=2)
-        axes.set_title(title)
+            axes.plot(ranks, [1e3 * s for s in seconds], style, color=colour, label=label)
+        axes.set(title=title)
     for axes in (here, strong, weak):
+        axes.set_xscale("log", base=2)
         axes.set(xlabel="ranks", yscale="log")
         axes.title.set_fontsize(9)
         axes.legend(frameon=False, fontsize=7)
+    here.set_xticks(few, map(str, few))
     here.set_ylabel("milliseconds a step")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save(figure, path, "A step of data-parallel training, and what a model says of it")
 
 
+def report(result: dict[str, Any]) -> str:
+    """The tables: traffic, constants, the steps here, and the steps on the cluster."""
+    t, machine = Traffic(**result["traffic"]), Machine(**result["machine"])
+    sent = result["runs"][1]["sent"]
+    head = (
+        f"a step of the MLP {'-'.join(map(str, WIDTHS))} sends\n"
+        f"    by the formula  {t.messages} messages, {t.bytes} bytes\n"
+        f"    counted         {sent['messages']} messages, {sent['bytes']} bytes\n"
+        f"computing takes {1e3 * machine.fixed:.2f} ms + {1e6 * machine.per_example:.1f} µs an "
+        f"example (fitted on 1 rank)\n"
+        f"a message takes {1e6 * machine.latency:.0f} µs + 1 s per {machine.bandwidth / 1e9:.2f} "
+        "GB (fitted on 2 ranks)\n"
+    )
+    steps = [
+        (str(ranks), str(batch), f"{1e3 * predicted:.2f} ms", f"{1e3 * measured:.2f} ms")
+        for ranks, batch, predicted, measured in result["steps"]
+    ]
+    cluster = machine._replace(cores=math.inf, **CLUSTER)
+    far = [
+        (
+            str(k),
+            *(
+                f"{1e3 * cluster.step(batch, k, t, overlap):.2f} ms"
+                for batch in (STRONG, WEAK * k)
+                for overlap in (False, True)
+            ),
+        )
+        for k in (1, 4, 16, 64, 256, 1024)
+    ]
+    names = (f"{STRONG} a step", "overlapped", f"{WEAK} a rank", "overlapped")
+    return "\n".join(
+        [
+            head,
+            table([("ranks", "batch", "predicted", "measured"), *steps]),
+            "",
+            f"predicted on a cluster with {1e6 * CLUSTER['latency']:.0f} µs and "
+            f"{CLUSTER['bandwidth'] / 1e9:.0f} GB/s:",
+            table([("ranks", *names), *far]),
+        ]
+    )
+
+
+@survives_a_broken_pipe
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    replace_unprintable()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=3.0, help="to measure each thing for")
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
+    parser.add_argument("--publish", action="store_true", help="write docs/howto, too")
     options = parser.parse_args(arguments)
     if options.measure is not None:
         measure(options.measure)
@@ -249,28 +302,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         runs = [run(k, options.seconds) for k in (1, 2, 4)]
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         print(f"scaling: {error}", file=sys.stderr)
         return 2
     t = traffic(WIDTHS)
     machine = fit(runs[0], runs[1], os.cpu_count() or 1)
-    rows = compared(machine, runs, t)
-    print(
-        f"a step of the MLP {'-'.join(map(str, WIDTHS))}: {t.messages} messages, {t.bytes} bytes "
-        f"(counted: {runs[1]['sent']['messages']} and {runs[1]['sent']['bytes']})\n"
-        f"computing {1e3 * machine.fixed:.2f} ms + {1e6 * machine.per_example:.1f} µs an example; "
-        f"a message {1e6 * machine.latency:.0f} µs + 1 s per {machine.bandwidth / 1e9:.2f} GB\n"
-    )
-    print("".join(f"{name:>12}" for name in COLUMNS))
-    for ranks, batch, predicted, measured in rows:
-        print(f"{ranks:12}{batch:12}{1e3 * predicted:9.2f} ms{1e3 * measured:9.2f} ms")
-    cluster = machine._replace(cores=math.inf, **CLUSTER)
-    for ranks in (4, 64, 1024):
-        strong, weak = (cluster.step(b, ranks, t) for b in (1024, 64 * ranks))
-        print(f"predicted on {ranks} ranks of the cluster: {1e3 * strong:.2f} ms for 1024 examples, {1e3 * weak:.2f} ms for 64 a rank")
-    result = {"traffic": t._asdict(), "machine": machine._asdict(), "runs": runs, "steps": rows}
-    (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    plot(machine, runs, t, options.out / "scaling.png")
+    steps = compared(machine, runs, t)
+    result = {"traffic": t._asdict(), "machine": machine._asdict(), "runs": runs, "steps": steps}
+    print(report(result))
+    for folder in (options.out, *([DOCS] if options.publish else [])):
+        write(folder / "scaling.json", dumps(result, indent=1) + "\n")
+        plot(machine, runs, t, folder / "scaling.png")
+    if options.publish:
+        publish(DOCS / "distributed.md", "scaling", report(result))
     return 0
 
 

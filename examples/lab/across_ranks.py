@@ -87,7 +87,9 @@ def train(
                     value = mean.item()  # the same on all ranks
                     run.diverged_at = None if math.isfinite(value) else at.number
                     if comm.rank == 0:
-                        seen = [accuracy(model, p, config.backend) for p in (data.validation, data.test)]
+                        seen = [
+                            accuracy(model, p, config.backend) for p in (data.validation, data.test)
+                        ]
                         found = (at.number, at.spent, value, *seen)
                         curves = run.steps, run.seconds, run.loss, run.accuracy, run.test
                         for curve, number in zip(curves, found, strict=True):

@@ -56,7 +56,9 @@ def main(fault, path):
                         xb = xb[:, :4]
                     if fault == "break":
                         optimizer.zero_grad()
-                        tb.ops.cross_entropy(model[3](np.ones((2, 5), np.float32)), yb[:2]).backward()
+                        tb.ops.cross_entropy(
+                            model[3](np.ones((2, 5), np.float32)), yb[:2]
+                        ).backward()
                         distributed.average_gradients(comm, optimizer.params)
                 optimizer.zero_grad()
                 loss = tb.ops.cross_entropy(model(xb), yb) * share

@@ -72,20 +72,29 @@ class Graph:
                 affine = []
                 if op == "norm2" and b[0].ndim == 1:
                     affine = [
-                        tb.ops.concatenate([v.reshape(1, C) * np.ones((n, 1)) for v, n in zip(b, self.sizes, strict=True)])
+                        tb.ops.concatenate(
+                            [
+                                v.reshape(1, C) * np.ones((n, 1))
+                                for v, n in zip(b, self.sizes, strict=True)
+                            ]
+                        )
                     ]
                 y = tb.ops.batch_norm(tb.ops.concatenate(a), eps=0.1)
                 y = y * affine[0] + affine[0] if affine else y
                 return [y[end - n : end] for n, end in zip(self.sizes, ends, strict=True)]
             return [simple(op, a[r], b[r]) for r in every]
 
-        leaves = [[tb.tensor(a, requires_grad=True) for a in m] for m in (self.matrices, self.vectors)]
+        leaves = [
+            [tb.tensor(a, requires_grad=True) for a in m] for m in (self.matrices, self.vectors)
+        ]
         values = list(leaves)
         for op, i, j in self.steps:
             values.append(call(op, values[i], values[j]))
         flat = [leaf for group in leaves for leaf in group]
         loss = sum(
-            (v[r] * w).sum() for r in every for v, w in zip(values, self._weights(r, 0), strict=True)
+            (v[r] * w).sum()
+            for r in every
+            for v, w in zip(values, self._weights(r, 0), strict=True)
         )
         found = tb.grad(loss, flat, create_graph=True)
         k = len(self.sizes)

@@ -3,6 +3,7 @@
 Every rank also computes the reference, alone and on all data, and compares its own part.
 """
 
+import itertools
 import sys
 
 import numpy as np
@@ -53,7 +54,7 @@ def norm(comm):
         for closed in (True, False):
             with tb.use_fused(closed):
                 own = parts(comm, x)[0], gamma, beta
-                local = [w[0] for w in map(lambda w: parts(comm, w), weights)]
+                local = parts(comm, *weights)
                 got = derivatives(distributed.sync_batch_norm, own, local, comm=comm)
             pairs = []
             for mine, theirs in zip(got, want, strict=True):
@@ -117,7 +118,9 @@ def differences(comm):
                         moved = [a.copy() for a in xs]
                         moved[i][index] += h * step
                         below = by_autodiff(fn, leaves(moved), levels, order - 1)[-1]
-                        return sum((v * w).sum() for v, w in zip(below, levels[order - 1], strict=True))
+                        return sum(
+                            (v * w).sum() for v, w in zip(below, levels[order - 1], strict=True)
+                        )
 
                     slope = (45 * (s(1) - s(-1)) - 9 * (s(2) - s(-2)) + s(3) - s(-3)) / (60 * step)
                     worst = max(worst, abs(slope - found[i][index]) / np.abs(found[i]).max())
@@ -128,7 +131,11 @@ def differences(comm):
 def compare(comm):
     """The closed form against the composition in higher precision, as `make compare` does it."""
     for case in check.cases():
-        if case.op == "batch_norm" and "mean" not in case.static and len(case.inputs[0]) >= comm.size:
+        if (
+            case.op == "batch_norm"
+            and "mean" not in case.static
+            and len(case.inputs[0]) >= comm.size
+        ):
             x = np.array_split(case.inputs[0], comm.size)[comm.rank]
             inputs = [x, *case.inputs[1:]]
             table = check.compare("sync_batch_norm", inputs, {"comm": comm}, differences=False)
@@ -172,8 +179,7 @@ def training(comm):
     want = trained(distributed.ALONE, None)
     worst = largest(comm, *zip(trained(comm, comm), want, strict=True))
     with tb.use_fused(False):
-        worst = max(worst, largest(comm, *zip(trained(comm, comm), want, strict=True)))
-    return worst
+        return max(worst, largest(comm, *zip(trained(comm, comm), want, strict=True)))
 
 
 def ghosts(comm):
@@ -241,13 +247,15 @@ def sent(comm):
     widths = 6, 8, 7, 3
     norms = [
         layer
-        for n, m in zip(widths, widths[1:-1], strict=False)
+        for n, m in itertools.pairwise(widths[:-1])
         for layer in (tb.nn.Linear(n, m), tb.nn.BatchNorm(m, sync=comm))
     ]
     model = tb.nn.Sequential(*norms, tb.nn.Linear(7, 3))
     for _ in range(2):
         before = comm.traffic.copy()
-        loss = tb.ops.cross_entropy(model(rng.standard_normal((4, 6)).astype("f4")), np.ones(4, int))
+        loss = tb.ops.cross_entropy(
+            model(rng.standard_normal((4, 6)).astype("f4")), np.ones(4, int)
+        )
         loss.backward()
         distributed.average_gradients(comm, model.parameters(), loss)
     print({key: comm.traffic[key] - before[key] for key in before}, flush=True)

@@ -18,16 +18,8 @@ a batch that is spread over ranks. mpi4py is imported by `connect`, and by nothi
 from tinybn.distributed.communicator import ALONE, Communicator, DistributedError, connect
 from tinybn.distributed.norm import sync_batch_norm
 from tinybn.distributed.ops import all_gather, all_reduce
-from tinybn.distributed.training import (
-    Shards,
-    agree,
-    average_buffers,
-    average_gradients,
-    broadcast,
-    load,
-    save,
-    synchronize,
-)
+from tinybn.distributed.state import agree, broadcast, load, save
+from tinybn.distributed.training import Shards, average_buffers, average_gradients, synchronize
 
 __all__ = [
     "ALONE",

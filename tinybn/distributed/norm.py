@@ -78,8 +78,8 @@ def _more_than_one(count: int) -> None:
 #
 #     N = Σ n      mean = pivot + Σ n δ / N      M2 = Σ M2 + Σ n (δ - Σ n δ / N)²
 #
-# Nothing large is subtracted from anything large. (E[x²] - E[x]² does that.) The gradients are those
-# of batch norm (ops/fused.py) with sums over all ranks, which are the other message. With g = γ dy:
+# Nothing large is subtracted from anything large, as in E[x²] - E[x]². The gradients are those of
+# batch norm (ops/fused.py), with sums over all ranks, which are the other message. With g = γ dy:
 #
 #     dx = r (g - Σ g / N - x̂ Σ (g x̂) / N)
 
@@ -87,7 +87,7 @@ def _more_than_one(count: int) -> None:
 class Moments(NamedTuple):
     """Of all ranks' values, per channel: their number, mean (mu + rest) and biased variance."""
 
-    count: int
+    number: int
     mu: Array
     rest: Array
     var: Array
@@ -169,4 +169,4 @@ def statistics(x: Array, saved: Any, comm: Communicator) -> tuple[int, Array, Ar
     else:
         xp: Any = MODULES[type(x)]
         found = moments(xp, wide(x), (0, *range(2, x.ndim)), comm)
-    return found.count, (found.mu + found.rest).reshape(-1), found.var.reshape(-1)
+    return found.number, (found.mu + found.rest).reshape(-1), found.var.reshape(-1)
