@@ -255,6 +255,11 @@ def report(result: dict[str, Any]) -> str:
         f"a message takes {1e6 * machine.latency:.0f} µs + 1 s per {machine.bandwidth / 1e9:.2f} "
         "GB (fitted on 2 ranks)\n"
     )
+    if result["busy"] > machine.cores / 2:
+        head += (
+            f"{result['busy']} other processes were running on {machine.cores:g} cores meanwhile: "
+            "ranks waited for\nthem at every message, so the measured times are no test of the model\n"
+        )
     steps = [
         (str(ranks), str(batch), f"{1e3 * predicted:.2f} ms", f"{1e3 * measured:.2f} ms")
         for ranks, batch, predicted, measured in result["steps"]
@@ -300,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measure(options.measure)
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     try:
         runs = [run(k, options.seconds) for k in (1, 2, 4)]
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -308,7 +314,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     t = traffic(WIDTHS)
     machine = fit(runs[0], runs[1], os.cpu_count() or 1)
     steps = compared(machine, runs, t)
-    result = {"traffic": t._asdict(), "machine": machine._asdict(), "runs": runs, "steps": steps}
+    result = {
+        "traffic": t._asdict(),
+        "machine": machine._asdict(),
+        "busy": round(busy, 1),
+        "runs": runs,
+        "steps": steps,
+    }
     print(report(result))
     for folder in (options.out, *([DOCS] if options.publish else [])):
         write(folder / "scaling.json", dumps(result, indent=1) + "\n")

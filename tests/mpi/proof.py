@@ -4,6 +4,7 @@ Every rank also computes the reference, alone and on all data, and compares its 
 """
 
 import itertools
+import os
 import sys
 
 import numpy as np
@@ -263,7 +264,8 @@ def sent(comm):
 
 
 def main(name):
-    with distributed.connect(patience=30) as comm:
+    gpu_aware = "GPU_AWARE" in os.environ
+    with distributed.connect(patience=30, gpu_aware=gpu_aware) as comm:
         error = globals()[name](comm)
         if comm.rank == 0:
             print(f"error {error!r}", flush=True)

@@ -27,10 +27,11 @@ def test_what_is_not_synchronised(check, ranks):
     assert float(run.stdout.split("error")[1]) < 1e-12
 
 
-def test_cupy():
+@pytest.mark.parametrize("how", [{}, {"GPU_AWARE": "1"}], ids=["host", "GPU-aware"])
+def test_cupy(how):
     if problems()["cupy"]:
         pytest.skip(problems()["cupy"])
-    run = launch(2, "proof.py", "cupy", runner=CUPY)
+    run = launch(2, "proof.py", "cupy", runner=CUPY, **how)
     assert run.returncode == 0, run.stdout
     assert float(run.stdout.split("error")[1]) < 1e-12
 
