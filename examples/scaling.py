@@ -257,8 +257,8 @@ def report(result: dict[str, Any]) -> str:
     )
     if result["busy"] > machine.cores / 2:
         head += (
-            f"{result['busy']} other processes were running on {machine.cores:g} cores meanwhile: "
-            "ranks waited for\nthem at every message, so the measured times are no test of the model\n"
+            f"{result['busy']} other processes ran on {machine.cores:g} cores meanwhile, and ranks "
+            "waited for\nthem at every message: the measured times are no test of the model\n"
         )
     steps = [
         (str(ranks), str(batch), f"{1e3 * predicted:.2f} ms", f"{1e3 * measured:.2f} ms")
