@@ -4,10 +4,11 @@
 # make compare        every fused op against its composition, in higher precision, number by number
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
 # make docs           the lesson, how-tos and reference as a site: docs/_build/html/index.html
-# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (a quarter of an hour)
+# make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
 # make test-browser   the site and the microscope in a real browser, chromium
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu and bench-gpu need a GPU
+# make test-mpi       the tests on several processes; demo-mpi trains on two, compare-mpi compares on three
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
@@ -23,7 +24,7 @@ CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test fuzz compare prove docs experiments experiments-quick bench lint test-browser test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
+.PHONY: demo test fuzz compare prove docs experiments experiments-quick bench lint test-browser test-peers test-cupy test-mpi demo-mpi compare-mpi test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -70,6 +71,18 @@ lint: $(VENV)/lint
 # Passes options on, as in PYTEST="--thread-order reverse".
 test-cupy: on-cupy
 	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy $(PYTEST)
+
+# MPI comes from PyPI, with mpiexec. One thread per process, so that they don't fight for cores.
+MPIEXEC := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/mpiexec
+
+test-mpi: $(VENV)/mpi
+	$(BIN)/python -m pytest tests/mpi $(PYTEST)
+
+demo-mpi: $(VENV)/mpi
+	$(MPIEXEC) -n 2 $(BIN)/python examples/train_mlp.py --distributed
+
+compare-mpi: $(VENV)/mpi
+	$(MPIEXEC) -n 3 $(BIN)/python examples/compare_across_ranks.py
 
 # A large download.
 nvrtc: $(NVRTC_VENV)/ready
@@ -134,7 +147,7 @@ $(VENV)/browser $(VENV)/docs $(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%
 	@$(call INSTALL,$(VENV),--group $*)
 	@touch $@
 
-$(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
+$(VENV)/mpi $(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
 	@echo "Installing $*"
 	@$(call INSTALL,$(VENV),--editable '.[$*]')
 	@touch $@

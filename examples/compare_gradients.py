@@ -20,12 +20,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import peers
-from figures import panels, save
 from prove import claims
-from results import dumps, table, write
 from tqdm import tqdm
 
+from lab import peers
+from lab.figures import panels, save
+from lab.files import dumps, table, write
 from tinybn import backend
 from tinybn.check import EXACT, Claim, Row, cases, compare
 from tinybn.fusion import FUSED

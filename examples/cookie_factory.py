@@ -19,11 +19,12 @@ import sys
 from typing import Any
 
 import numpy as np
-from experiment import NOT_SUPPORTED, SUPPORTED, Experiment, Verdict, main
-from figures import panels
-from results import Record, where
 
 import tinybn as tb
+from lab.command import main
+from lab.figures import OTHERS, panels
+from lab.records import Record, where
+from lab.verdicts import NOT_SUPPORTED, SUPPORTED, Claim, Experiment, Numbers, Picture
 
 INGREDIENTS = ("chocolate", "sugar", "butter")
 COOKIES = [[2.0, 70.0, 120.0], [10.0, 90.0, 90.0], [6.0, 50.0, 150.0]]
@@ -33,15 +34,19 @@ DY = [[1.0], [0.0], [0.0]]
 """The gradient of the standardised chocolate: only the first cookie matters."""
 BY_HAND = (0.051031, 0.051031, -0.102062)
 PATHS = {  # its way, its colour, its hatch
-    "direct": ("x → d → x̂", "#0072B2", ""),
-    "through the mean": ("x → μ → d → x̂", "#E69F00", "//"),
-    "through the variance": ("x → d → σ² → x̂", "#009E73", "\\\\\\\\"),
-    "mean, then variance": ("x → μ → d → σ² → x̂", "#D55E00", "xx"),
-    "sum of the paths": ("autodiff", "#000000", ""),
-    "closed form": ("the fused op", "#777777", ""),
-    "finite difference": ("no rule at all", "#BBBBBB", ""),
+    "direct": ("x → d → x̂", OTHERS[0], ""),
+    "through the mean": ("x → μ → d → x̂", OTHERS[1], "//"),
+    "through the variance": ("x → d → σ² → x̂", OTHERS[2], "\\\\\\\\"),
+    "mean, then variance": ("x → μ → d → σ² → x̂", OTHERS[4], "xx"),
+    "sum of the paths": ("autodiff", "0.25", ""),
+    "closed form": ("the fused op", "0.5", ""),
+    "finite difference": ("no rule at all", "0.7", ""),
 }
-KNOWN_AS = {"ingredient": "batch norm", "cookie": "layer norm", "table": "neither: the code"}
+KNOWN_AS = {
+    "ingredient": "statistics per ingredient\n(batch norm)",
+    "cookie": "statistics per cookie\n(layer norm)",
+    "table": "statistics of the whole table\n(the tutorial's code)",
+}
 
 
 def configurations(size: str) -> list[Record]:
@@ -110,75 +115,62 @@ def walk(runs: list[Record]) -> str:
     )
 
 
-def judge(runs: list[Record]) -> list[Verdict]:
-    """The sentence is supported, if the four steps give what the op gives and each ingredient has
-    mean 0 and variance 1; and the code, if it does that, too.
-    """
+def measure(runs: list[Record]) -> Numbers:
+    """How far the steps are from the op, and the paths from the closed form."""
     steps, code = (where(runs, statistics=s)[0] for s in ("ingredient", "table"))
     layer = where(runs, statistics="cookie")[0]
-    right = max(steps["off_mean"], steps["off_variance"], steps["off_op"], layer["off_op"])
-    wrong = max(code["off_mean"], code["off_variance"])
-    paths = steps["gradient"]["paths"]
-    total, closed, slope = (
-        np.array(paths[name]) for name in ("sum of the paths", "closed form", "finite difference")
-    )
-    fourth = max(map(abs, paths["mean, then variance"]))
-    off = float(abs(total - closed).max()), float(abs(slope - closed).max())
-    walked = fourth == 0 and off[0] < 1e-12 and off[1] < 1e-7
-    by_hand = float(abs(total - BY_HAND).max())
-    return [
-        Verdict(
-            claim="Mean, variance, standardise, scale and shift: the cookies 2, 10, 6 have mean 6.",
-            verdict=SUPPORTED if right < 1e-9 else NOT_SUPPORTED,
-            finding="Four steps, three choices of axis: only statistics per ingredient give each "
-            "ingredient mean 0 and variance 1",
-            why=f"The mean is {steps['mean'][0][0]:g}, the variance {steps['variance'][0][0]:.4g}; "
-            "afterwards each ingredient has mean 0 and variance 1, and the steps and the ops agree "
-            f"to {right:.1e}.",
-            numbers={"mean of 2, 10, 6": steps["mean"][0][0], "error of the steps": right},
-        ),
-        Verdict(
-            claim="Batch norm is (x - mean(x)) / sqrt(var(x) + eps), mean and variance of all of x",
-            verdict=SUPPORTED if wrong < 1e-9 else NOT_SUPPORTED,
-            finding="Statistics of the whole table leave the ingredients as far apart as they were",
-            why="With the statistics of the whole table an ingredient's mean is up to "
-            f"{code['off_mean']:.2f} away from 0, and its variance up to "
-            f"{code['off_variance']:.2f} from 1: batch norm needs axis=0.",
-            numbers={"mean left by the whole table": code["off_mean"]},
-        ),
-        Verdict(
-            claim="Three paths lead back into x: direct, through the mean, through the variance. "
-            "(The tutorial says nothing of the way back.)",
-            verdict=SUPPORTED if walked and by_hand < 1e-6 else NOT_SUPPORTED,
-            finding="The gradient is the sum of three paths; the fourth, through the mean to the "
-            "variance, adds exactly 0",
-            why="For the gradient 1, 0, 0: "
-            + "; ".join(f"{name} {_numbers(paths[name])}" for name in [*PATHS][:5])
-            + f". The closed form is at most {off[0]:.0e} from the sum, a finite difference "
-            f"{off[1]:.0e}.",
-            numbers={
-                "fourth path": fourth,
-                "sum less closed form": off[0],
-                "finite difference less closed form": off[1],
-                "sum less what it is by hand": by_hand,
-            },
-        ),
-    ]
+    paths = {name: np.array(path) for name, path in steps["gradient"]["paths"].items()}
+    total, closed = paths["sum of the paths"], paths["closed form"]
 
+    def off(a: np.ndarray, b: Any) -> float:
+        return float(abs(a - b).max())
 
-def draw(runs: list[Record]) -> Any:
-    """Above, the table before, and after each choice, as colours with the numbers in them. Below,
-    the way back: for each cookie a bar per path.
-    """
-    tables = {"cookies": np.array(COOKIES)}
-    tables |= {
-        f"statistics per {r['statistics']}\n({KNOWN_AS[r['statistics']]})": np.array(r["y"])
-        for r in runs
+    return {
+        "mean of 2, 10, 6": steps["mean"][0][0],
+        "variance of 2, 10, 6": steps["variance"][0][0],
+        "error of the steps": max(
+            steps["off_mean"], steps["off_variance"], steps["off_op"], layer["off_op"]
+        ),
+        "mean left by the whole table": code["off_mean"],
+        "variance left by the whole table": code["off_variance"],
+        "fourth path": off(paths["mean, then variance"], 0),
+        "sum less closed form": off(total, closed),
+        "finite difference less closed form": off(paths["finite difference"], closed),
+        "sum less what it is by hand": off(total, BY_HAND),
     }
-    figure, (axes, below) = panels(2, 4, width=11, height=5.6)
+
+
+def steps_are_right(n: Numbers) -> str:
+    """The rule of [steps]."""
+    right = n["mean of 2, 10, 6"] == 6 and n["error of the steps"] < 1e-9
+    return SUPPORTED if right else NOT_SUPPORTED
+
+
+def code_is_right(n: Numbers) -> str:
+    """The rule of [code]."""
+    left = max(n["mean left by the whole table"], n["variance left by the whole table"])
+    return SUPPORTED if left < 1e-9 else NOT_SUPPORTED
+
+
+def paths_add_up(n: Numbers) -> str:
+    """The rule of [paths]."""
+    right = (
+        n["fourth path"] == 0
+        and n["sum less closed form"] < 1e-12
+        and n["finite difference less closed form"] < 1e-7
+        and n["sum less what it is by hand"] < 1e-6
+    )
+    return SUPPORTED if right else NOT_SUPPORTED
+
+
+def draw_tables(runs: list[Record]) -> Any:
+    """The table before, and after each choice of axis, as colours with the numbers in them."""
+    tables = {"the cookies": np.array(COOKIES)}
+    tables |= {KNOWN_AS[r["statistics"]]: np.array(r["y"]) for r in runs}
+    figure, (axes,) = panels(1, 4, width=11, height=3)
     for ax, (title, values) in zip(axes, tables.items(), strict=True):
         limit = 1.6 * abs(values).max()  # so that no colour is too dark for the numbers
-        ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+        ax.imshow(values, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             text = f"{value:g}" if ax is axes[0] else f"{value:+.2f}"
             ax.text(j, i, text, ha="center", va="center", fontsize=10)
@@ -187,19 +179,20 @@ def draw(runs: list[Record]) -> Any:
         ax.set_title(title, fontsize=9)
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
-    draw_paths(below, where(runs, statistics="ingredient")[0]["gradient"]["paths"])
     return figure
 
 
-def draw_paths(axes: Any, paths: dict[str, list[float]]) -> None:
+def draw_paths(runs: list[Record]) -> Any:
     """On the left the names of the paths, then a panel per cookie with signed bars."""
+    paths = where(runs, statistics="ingredient")[0]["gradient"]["paths"]
+    figure, (axes,) = panels(1, 4, width=11, height=3.4)
     limit = 1.9 * max(abs(v) for values in paths.values() for v in values)
     for row, (name, (way, colour, hatch)) in enumerate(PATHS.items()):
         axes[0].text(1, row - 0.16, name, ha="right", va="center", fontsize=9)
         axes[0].text(1, row + 0.24, way, ha="right", va="center", fontsize=7, color="0.35")
         for ax, value in zip(axes[1:], paths[name], strict=True):
             ax.barh(row, value, 0.62, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
-            ax.text(value + (0.01 if value >= 0 else -0.01) , row,
+            ax.text(value + (0.01 if value >= 0 else -0.01), row,
                     f"{value + 0.0:+.6f}" if abs(value) > 1e-9 else "0", va="center", fontsize=7.5,
                     ha="left" if value >= 0 else "right")  # fmt: skip
     for i, ax in enumerate(axes):
@@ -213,19 +206,60 @@ def draw_paths(axes: Any, paths: dict[str, list[float]]) -> None:
             ax.set_xlim(-limit, limit)
             ax.axvline(0, color="0.3", lw=0.8)
             ax.set_title(f"gradient of cookie 1's x̂\nat the chocolate of cookie {i}", fontsize=9)
-
-
-def _numbers(values: list[float]) -> str:
-    return " ".join(f"{v + 0.0:.6f}" for v in values)
+    return figure
 
 
 EXPERIMENT = Experiment(
     name="cookie_factory",
     text=__doc__,
+    ran="A table of three cookies and three ingredients, in float64, step by step and backwards.",
     configurations=configurations,
     run=run,
-    judge=judge,
-    draw=draw,
+    measure=measure,
+    claims=(
+        Claim(
+            "cookie_factory.steps",
+            decide=steps_are_right,
+            finding=lambda n: (
+                f"The mean is {n['mean of 2, 10, 6']:g} and the variance "
+                f"{n['variance of 2, 10, 6']:.4g}; the four steps and the op agree to "
+                f"{n['error of the steps']:.1e}."
+            ),
+        ),
+        Claim(
+            "cookie_factory.code",
+            decide=code_is_right,
+            finding=lambda n: (
+                "With the statistics of the whole table an ingredient's mean is up to "
+                f"{n['mean left by the whole table']:.2f} away from 0, and its variance up to "
+                f"{n['variance left by the whole table']:.2f} from 1: batch norm needs axis=0."
+            ),
+        ),
+        Claim(
+            "cookie_factory.paths",
+            decide=paths_add_up,
+            finding=lambda n: (
+                "The gradient is the sum of the three paths, to "
+                f"{n['sum less closed form']:.0e}; a fourth, through the mean to the variance, "
+                "adds exactly 0."
+            ),
+            picture="cookie_factory-paths",
+        ),
+    ),
+    pictures={
+        "cookie_factory": Picture(
+            draw_tables,
+            title=lambda n: "Only statistics per ingredient give each one mean 0, variance 1",
+            caption="The table of cookies, and the same table standardised with the statistics of "
+            "each ingredient, of each cookie, and of the whole table.",
+        ),
+        "cookie_factory-paths": Picture(
+            draw_paths,
+            title=lambda n: "Three paths add up to the gradient; the fourth adds exactly 0",
+            caption="What reaches the chocolate of each cookie if only the first standardised "
+            "cookie matters: path by path, their sum, and two independent checks of the sum.",
+        ),
+    },
     keys=("statistics",),
     measures={"off_mean": ".2g", "off_variance": ".2g", "off_op": ".2g"},
     # Arithmetic in float64; what the whole table leaves is a matter of these cookies, and by hand
@@ -241,6 +275,7 @@ EXPERIMENT = Experiment(
     },
     data=(),
     seeds={"quick": 1, "default": 1, "full": 1},
+    blocks=(0,),
     walk=walk,
 )
 

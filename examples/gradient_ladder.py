@@ -11,7 +11,7 @@ by
 per layer, where c = -1/(B - 1): by √(π/(π - 1)) = 1.2112 for a large batch size B, and by more for
 a small one (Yang et al., ICLR 2019, 1902.08129). With layer norm it does not grow.
 
-About a minute on two cores. For example
+Two minutes on two cores. For example
 
     python examples/gradient_ladder.py --quick
 """
@@ -24,12 +24,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from experiment import NOT_SUPPORTED, PARTLY, SUPPORTED, Experiment, Verdict, main
-from figures import NAMES, STYLES, band, panels
-from results import Record, group, spread, values, where
-from training import Config, build, dataset, stream
 
 import tinybn as tb
+from lab.command import main
+from lab.figures import NAMES, STYLES, band, dots, panels
+from lab.intervals import Interval, median_interval
+from lab.records import Record, group, ratios, spread, values, where
+from lab.training import Config, build, dataset, stream
+from lab.verdicts import (
+    NOT_SUPPORTED,
+    PARTLY,
+    SUPPORTED,
+    Claim,
+    Experiment,
+    Numbers,
+    Picture,
+)
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 EDGE = 5
@@ -149,104 +159,74 @@ def main_arms(runs: list[Record]) -> list[Record]:
     return where(deep, batch_size=max(r["batch_size"] for r in deep))
 
 
-def judge(runs: list[Record]) -> list[Verdict]:
-    """The tutorial's sentence is supported, if the growth per layer is within 5 % of 1 with batch
-    norm and every activation; partly, if batch norm only cures what vanishes without it (a growth
-    below 0.8); otherwise not. The theory is, if every run of batch norm and layer norm with ReLU is
-    within 2 % of it, at the largest batch size, and, for small batches, if the growth falls with
-    the batch size and is within 3 % of the formula from 8 on.
-    """
+def small_batches(runs: list[Record]) -> dict[int, list[Record]]:
+    """The runs with batch norm and ReLU in which only the batch size changes, smallest first."""
+    depth = max(r["depth"] for r in runs)
+    deep = where(runs, norm="batch", activation="relu", init="he", depth=depth)
+    width = min(max(r["width"] for r in deep), 512)
+    groups = group([r for r in deep if r["width"] >= width], ["batch_size"])
+    return {size: rs for (size,), rs in sorted(groups.items())}
+
+
+def measure(runs: list[Record]) -> Numbers:
+    """Growth per layer, and how far it is from the theory."""
     ladder = main_arms(runs)
     relu = where(where(ladder, activation="relu"), width=max(r["width"] for r in ladder))
-    batch, layer, none = (where(relu, norm=n, init="he") for n in ("batch", "layer", "none"))
-    found = {n: spread(values(rs, "growth"))
-             for n, rs in (("batch", batch), ("layer", layer), ("none", none))}  # fmt: skip
-    others = {
-        (norm, activation): spread(
-            values(where(ladder, norm=norm, activation=activation), "growth")
-        )
-        for norm in ("batch", "none")
-        for activation in ("tanh", "sigmoid")
-    }
-    default = spread(values(where(relu, norm="none", init="default"), "growth"))
-    same = spread(values(where(relu, norm="batch", init="default"), "growth"))
-    with_bn = [found["batch"], same, *(v for (n, _), v in others.items() if n == "batch")]
-    cured = min(v.low for v in with_bn) > 0.95 and others["none", "sigmoid"].high < 0.8
-    stable = max(v.high for v in with_bn) < 1.05
-    worst = max(map(abs, gaps([*batch, *layer])))
-    deep = where(runs, norm="batch", activation="relu", init="he", depth=batch[0]["depth"])
-    widest = max(r["width"] for r in deep)
-    deep = [r for r in deep if r["batch_size"] > 2 and r["width"] >= min(widest, 512)]
-    small = group(deep, ["batch_size"])
-    by_size = {b: spread(values(rs, "growth")) for (b,), rs in sorted(small.items())}
-    falls = all(np.diff([v.median for v in by_size.values()]) < 0)
-    off = {b: spread(gaps(rs)).median for (b,), rs in small.items() if b >= 8}
-    depth, b = batch[0]["depth"], batch[0]["batch_size"]
-    limit = math.sqrt(math.pi / (math.pi - 1))
-    pair = spread(values(where(runs, batch_size=2), "growth"))
-    weights = spread(values(batch, "growth_weights"))
-    return [
-        Verdict(
-            claim="With batch norm there are no exploding or vanishing gradients.",
-            verdict=SUPPORTED if cured and stable else PARTLY if cured else NOT_SUPPORTED,
-            finding=f"Before training, batch norm cures vanishing gradients and causes exploding "
-            f"ones: with ReLU their norm grows by {found['batch'].median:.3f} per layer",
-            why=f"Growth of the gradient's norm per layer, from the output to the input, batch "
-            f"size {b}: with ReLU {found['batch'].text('.4f')} with batch norm (a factor of "
-            f"{found['batch'].median ** depth:.0f} over {depth} layers), whatever the "
-            f"initialisation ({same.text('.4f')} with the default one), "
-            f"{found['layer'].text('.4f')} with layer norm, {found['none'].text('.4f')} without "
-            f"norm at He's initialisation and {default.text('.3f')} at the default one; with "
-            f"sigmoid {others['batch', 'sigmoid'].text('.3f')} with batch norm and "
-            f"{others['none', 'sigmoid'].text('.3f')} without; with tanh "
-            f"{others['batch', 'tanh'].text('.3f')} and {others['none', 'tanh'].text('.3f')}.",
-            numbers={
-                "growth batch": found["batch"].median,
-                "growth none, default": default.median,
-                "growth none, sigmoid": others["none", "sigmoid"].median,
-                "growth batch, sigmoid": others["batch", "sigmoid"].median,
-            },
-        ),
-        Verdict(
-            claim="With batch norm and ReLU the gradient's norm grows by √(π/(π - 1)) = 1.2112 per "
-            "layer for a large batch; with layer norm it stays (Yang et al. 2019).",
-            verdict=SUPPORTED if worst < 0.02 else NOT_SUPPORTED,
-            finding=f"Measured {found['batch'].median:.4f} with batch norm, "
-            f"{found['layer'].median:.4f} with layer norm",
-            why=f"Batch norm {found['batch'].text('.4f')}, theory {batch[0]['theory']:.4f} for a "
-            f"batch of {b} (large batch: {limit:.4f}); layer norm {found['layer'].text('.4f')}, "
-            f"theory 1; no run is further than {worst:.1%} from the theory. The gradient of the "
-            f"weights grows likewise, by {weights.text('.4f')}. "
-            f"Over 30 layers the gap is {by_width(runs)}.",
-            numbers={
-                "gap batch": spread(gaps(batch)).median,
-                "gap layer": spread(gaps(layer)).median,
-            },
-        ),
-        Verdict(
-            claim="The smaller the batch, the faster the gradient grows (Yang et al. 2019).",
-            verdict=SUPPORTED if falls and max(map(abs, off.values())) < 0.03 else NOT_SUPPORTED,
-            finding=f"{by_size[4].median:.2f} per layer with 4 examples, "
-            f"{by_size[b].median:.2f} with {b}",
-            why="Per layer "
-            + ", ".join(f"{v.text('.3f')} with {size}" for size, v in by_size.items())
-            + f" examples; from 8 on the medians are within {max(map(abs, off.values())):.1%} of "
-            "the formula. (With 4 it is a mean of 1/σ² with a heavy tail, which few layers show in "
-            "full.) With 2 the gradient would be 0 without ε, as batch norm makes them ±1; with "
-            f"ε = 1e-5 it grows by {pair.text('.2g')}, through rare neurons whose two values are "
-            "less than √ε apart.",
-            numbers={
-                "growth with 4": by_size[4].median,
-                "gap with 8": off[8],
-            },
-        ),
-    ]
+    found: dict[str, Any] = {}
+    for norm in ("none", "layer", "batch"):
+        for activation in ACTIVATIONS:
+            arm = where(relu if activation == "relu" else ladder, norm=norm, activation=activation)
+            arm = where(arm, init="he")
+            found[f"growth, {activation}, {norm}"] = median_interval(values(arm, "growth"))
+    for norm in ("none", "batch"):
+        arm = where(relu, norm=norm, init="default")
+        found[f"growth, relu, {norm}, default init"] = median_interval(values(arm, "growth"))
+    for norm in ("batch", "layer"):
+        arm = where(relu, norm=norm, init="he")
+        found[f"gap to the theory, {norm}"] = median_interval(gaps(arm))
+    batch = where(relu, norm="batch", init="he")
+    found["growth of the weights' gradient, batch"] = median_interval(
+        values(batch, "growth_weights")
+    )
+    found["theory, batch"] = batch[0]["theory"]
+    found["depth"], found["largest batch"] = batch[0]["depth"], batch[0]["batch_size"]
+    small = small_batches(runs)
+    for size, rs in small.items():
+        found[f"growth with {size}"] = median_interval(values(rs, "growth"))
+        if size >= 8:
+            found[f"gap to the theory with {size}"] = median_interval(gaps(rs))
+        if 8 <= size <= 128 and size // 2 in small:
+            lower = ratios(rs, small[size // 2], "growth")
+            found[f"growth with {size} to {size // 2}"] = median_interval(lower)
+    for (width,), rs in group(widths(runs), ["width"]).items():
+        found[f"gap to the theory, width {width}"] = median_interval(gaps(rs))
+    return found
 
 
-def by_width(runs: list[Record]) -> str:
-    """The gap of each width."""
-    arms = group(widths(runs), ["width"])
-    return ", ".join(f"{spread(gaps(rs)).median:+.1%} at width {w}" for (w,), rs in arms.items())
+def within(interval: Interval, limit: float) -> bool:
+    """Whether the whole interval is nearer to 0 than the limit."""
+    return interval.above(-limit) and interval.below(limit)
+
+
+def tame(n: Numbers) -> str:
+    """The rule of [gradients]."""
+    with_norm = [n[f"growth, {activation}, batch"] for activation in ACTIVATIONS]
+    cured = n["growth, sigmoid, none"].below(0.8) and all(v.above(0.95) for v in with_norm)
+    stable = all(v.below(1.05) for v in with_norm)
+    return SUPPORTED if cured and stable else PARTLY if cured or stable else NOT_SUPPORTED
+
+
+def as_in_theory(n: Numbers) -> str:
+    """The rule of [rate]."""
+    near = [within(n[f"gap to the theory, {norm}"], 0.02) for norm in ("batch", "layer")]
+    return SUPPORTED if all(near) else PARTLY if any(near) else NOT_SUPPORTED
+
+
+def falls_with_the_batch(n: Numbers) -> str:
+    """The rule of [batch]."""
+    falls = all(v.below(1) for k, v in n.items() if k.startswith("growth with") and " to " in k)
+    near = all(within(v, 0.03) for k, v in n.items() if k.startswith("gap to the theory with"))
+    return SUPPORTED if falls and near else PARTLY if falls or near else NOT_SUPPORTED
 
 
 def widths(runs: list[Record]) -> list[Record]:
@@ -258,7 +238,7 @@ def widths(runs: list[Record]) -> list[Record]:
 
 def draw(runs: list[Record]) -> Any:
     """The ladder; growth against batch size; growth by activation. Theory: thin grey lines."""
-    figure, ((left, middle, right),) = panels(1, 3, width=12, height=3.8)
+    figure, ((left, middle, right),) = panels(1, 3, width=11, height=3.8)
     ladder = main_arms(runs)
     relu = where(where(ladder, activation="relu"), width=max(r["width"] for r in ladder))
     depth, b = relu[0]["depth"], relu[0]["batch_size"]
@@ -275,11 +255,9 @@ def draw(runs: list[Record]) -> Any:
     left.set_title(f"ReLU, batch size {b}, width {relu[0]['width']}", fontsize=9)
     left.legend(frameon=False, fontsize=8)
 
-    small = [r for r in where(runs, norm="batch", activation="relu", init="he", depth=depth)
-             if r["batch_size"] > 3 and r["width"] >= min(relu[0]["width"], 512)]  # fmt: skip
-    by_size = sorted(group(small, ["batch_size"]).items())
-    sizes = [size for (size,), _ in by_size]
-    band(middle, sizes, [values(rs, "growth") for _, rs in by_size], "batch", mark=True, lw=0)
+    by_size = {size: rs for size, rs in small_batches(runs).items() if size > 3}
+    sizes = [*by_size]
+    dots(middle, sizes, [values(rs, "growth") for rs in by_size.values()], "batch")
     dense = np.unique(np.geomspace(4, max(sizes), 200).round()).astype(int).tolist()
     middle.plot(dense, [theory("batch", "relu", "he", n) for n in dense], **thin, label="theory")
     limit = math.sqrt(math.pi / (math.pi - 1))
@@ -296,16 +274,16 @@ def draw(runs: list[Record]) -> Any:
         for shift, norm in ((-0.25, "none"), (0, "layer"), (0.25, "batch")):
             arm = where(ladder, norm=norm, activation=activation, init="he")
             found = spread(values(arm, "growth"))
-            right.bar(i + shift, found.median, 0.22, color=STYLES[norm][0], alpha=0.75,
+            right.bar(i + shift, found.median, 0.22, color=STYLES[norm][0],
                       label=NAMES[norm] if i == 0 else None)  # fmt: skip
-            right.plot([i + shift] * 2, [found.low, found.high], color="0.2", lw=2)
+            right.plot([i + shift] * 2, [found.low, found.high], color="0.6", lw=2)
             right.plot([i + shift - 0.13, i + shift + 0.13], [arm[0]["theory"]] * 2, **thin)
             right.annotate(f"{found.median:.2f}", (i + shift, found.high), xytext=(0, 3),
                            textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
     right.axhline(1, color="0.6", lw=0.8)
     right.set_xticks(range(3), ["ReLU", "tanh", "sigmoid"])
     right.set(ylabel="growth per layer", ylim=(0, 1.75))
-    right.set_title(f"batch size {b}, He's initialisation; dotted: theory", fontsize=9)
+    right.set_title(f"batch size {b}, He; dotted: theory", fontsize=9)
     right.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", columnspacing=1)
     return figure
 
@@ -313,24 +291,85 @@ def draw(runs: list[Record]) -> Any:
 EXPERIMENT = Experiment(
     name="gradient_ladder",
     text=__doc__,
+    ran="MLPs of 50 layers and up to 1024 units on digits, before any training: a random gradient "
+    "goes from the last hidden layer down to the first. Batches of 2 to 512, three activations.",
     configurations=configurations,
     run=run,
-    judge=judge,
-    draw=draw,
+    measure=measure,
+    claims=(
+        Claim(
+            "gradient_ladder.gradients",
+            decide=tame,
+            finding=lambda n: (
+                "From layer to layer, the norm of a sigmoid network's gradient is multiplied by "
+                f"{n['growth, sigmoid, none'].middle:.2f} without norm and by "
+                f"{n['growth, sigmoid, batch'].middle:.2f} with batch norm, and that of a ReLU "
+                f"network by {n['growth, relu, none'].middle:.2f} without norm and by "
+                f"{n['growth, relu, batch'].middle:.2f} with batch norm."
+            ),
+            answer=lambda n: (
+                "Before training, batch norm cures vanishing gradients and causes exploding ones. "
+                f"A growth of {n['growth, relu, batch'].middle:.3f} per layer is a factor of "
+                f"{n['growth, relu, batch'].middle ** n['depth']:,.0f} over {n['depth']:.0f} "
+                "layers. Layer norm keeps the norm of a ReLU network's gradient: it grows by "
+                f"{n['growth, relu, layer'].middle:.3f} per layer."
+            ),
+        ),
+        Claim(
+            "gradient_ladder.rate",
+            decide=as_in_theory,
+            finding=lambda n: (
+                f"Batch norm {n['growth, relu, batch'].text('.4f')}, where the theory says "
+                f"{n['theory, batch']:.4f} for a batch of {n['largest batch']:.0f}; layer norm "
+                f"{n['growth, relu, layer'].text('.4f')}, where it says 1."
+            ),
+        ),
+        Claim(
+            "gradient_ladder.batch",
+            decide=falls_with_the_batch,
+            finding=lambda n: (
+                f"The gradient grows by {n['growth with 4'].text('.2f')} per layer with batches of "
+                f"4, and by {n['growth with 128'].text('.2f')} with 128."
+                if "growth with 128" in n
+                else ""
+            ),
+            answer=lambda n: (
+                "Batch norm makes two values ±1, whatever they were, so with batches of 2 the "
+                "gradient would be 0 without ε. With ε = 1e-5 it grows by "
+                f"{n['growth with 2'].text('.2g')}, through rare units whose two values are less "
+                "than √ε apart. With 4 the mean of 1/σ² has a heavy tail, which few layers show "
+                "in full."
+            ),
+        ),
+    ),
+    pictures={
+        "gradient_ladder": Picture(
+            draw,
+            title=lambda n: (
+                "With batch norm and ReLU, gradients grow "
+                f"{n['growth, relu, batch'].middle:.2f}-fold per layer, before training"
+            ),
+            caption="Left: the norm of the gradient at each layer. Middle: growth per layer by "
+            "batch size. Right: by activation, with He's initialisation. Lines, points and bars "
+            "are medians; bands and vertical strokes are ranges over seeds; dotted lines are the "
+            "theory of infinitely wide networks.",
+        )
+    },
     keys=("norm", "activation", "init", "batch_size", "width", "depth"),
     measures={"growth": ".4f", "theory": ".4f", "growth_weights": ".4f"},
     # From 10 other seeds in the quick size (medians 1.211, 0.409, 1.035, -0.4 %, -0.2 %, 1.65,
     # 0.0 %) and 5 in the default size (1.201, 0.408, 1.029, -1.0 %, -0.4 %, 1.75, -0.4 %). Two
     # seeds differ by 1 %, with 4 examples by 7 %.
     bands={
-        "growth batch": (1.18, 1.24),
-        "growth none, default": (0.395, 0.425),
-        "growth batch, sigmoid": (1.01, 1.06),
-        "gap batch": (-0.02, 0.015),
-        "gap layer": (-0.02, 0.02),
+        "growth, relu, batch": (1.18, 1.24),
+        "growth, relu, none, default init": (0.395, 0.425),
+        "growth, sigmoid, batch": (1.01, 1.06),
+        "gap to the theory, batch": (-0.02, 0.015),
+        "gap to the theory, layer": (-0.02, 0.02),
         "growth with 4": (1.45, 2.0),
-        "gap with 8": (-0.03, 0.03),
+        "gap to the theory with 8": (-0.03, 0.03),
     },
+    seeds={"quick": 2, "default": 3, "full": 5},
 )
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import train_mlp
-import training
 
+from lab import training
 from tinybn import checkpoint
 
 

@@ -11,9 +11,9 @@ import demo
 import numpy as np
 import pytest
 import train_mlp
-from training import Config, accuracy, train
 
 import tinybn as tb
+from lab.training import Config, accuracy, train
 from tinybn import checkpoint
 
 pytestmark = pytest.mark.host("examples run on NumPy unless told otherwise (see on_cupy)")

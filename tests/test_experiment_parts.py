@@ -1,21 +1,17 @@
 """What single experiments are made of: their own layers and measures."""
 
-import json
 import math
-import statistics
 
 import cookie_factory
 import covariate_shift
-import experiments
 import numpy as np
 import placement
 import pytest
 import regularizer
 import train_and_eval
-from results import interval
-from training import Config, build, dataset, fit
 
 import tinybn as tb
+from lab.training import Config, build, dataset, fit
 
 X = np.random.default_rng(0).standard_normal((regularizer.BATCH, 5)).astype(np.float32)
 
@@ -101,28 +97,7 @@ def test_a_bias_is_dead_before_batch_norm_and_only_there(place):
         assert value.dtype == before[name].dtype
 
 
-def test_the_interval_is_that_of_students_t():
-    numbers = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    half = 2.3646 * statistics.stdev(numbers) / math.sqrt(8)  # t of 7 degrees of freedom
-    expected = (3.875, 3.875 - half, 3.875 + half)
-    np.testing.assert_allclose(interval(numbers), expected, rtol=1e-3)
-    assert interval([1.0]) == (1, -math.inf, math.inf)
-
-
 def test_the_cookie_s_difference_follows_no_rule_and_agrees():
     x, dy = np.array([[2.0], [10.0], [6.0]]), np.array(cookie_factory.DY)
     found = cookie_factory.difference(x, dy).ravel()
     np.testing.assert_allclose(found, cookie_factory.BY_HAND, atol=1e-6)
-
-
-def test_seeds_are_left_out_where_nothing_is_random(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "shrink", lambda *_: None)
-    verdict = {"claim": "c", "finding": "f", "why": "w", "verdict": "supported"}
-    told = []
-    for data, seeds in ((None, [0]), (None, [0, 1]), ("digits", [0])):
-        result = {"experiment": "x", "verdicts": [verdict], "data": data, "seeds": seeds}
-        (tmp_path / "result.json").write_text(json.dumps(result))
-        told.append(experiments.row(tmp_path, tmp_path, tmp_path)[0].partition("** w")[2][:10])
-    assert told[0].startswith(" |")
-    assert told[1].startswith(" (2 seeds)")
-    assert told[2].startswith(" (1 seed)")

@@ -12,21 +12,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import experiment
+import cookie_factory
 import experiments
 import numpy as np
 import pytest
 import toy_experiment
-from results import choose, dumps, group, ratios, spread, summary, tidy, values, write
-from store import Store, StoreError
-from training import Config, build, dataset, fit, train
 
 import tinybn as tb
+from lab import claims, command, page
+from lab.files import dumps
+from lab.store import Store, StoreError
+from lab.training import Config, build, dataset, fit, train
 from tinybn import data
 
 pytestmark = pytest.mark.host("examples run on NumPy unless told otherwise (see on_cupy)")
 
-EXAMPLES = Path(experiment.__file__).parent
+EXAMPLES = Path(experiments.__file__).parent
 TOY = toy_experiment.EXPERIMENT
 ALL = experiments.experiments()
 
@@ -89,53 +90,6 @@ def test_any_model_can_be_fitted():
     assert fit(model, parts, config, progress=False).test_accuracy > 0.7
 
 
-# --- results ---
-
-
-def test_medians_count_what_never_happened_as_infinite():
-    assert values([{"a": None}, {"a": 2}], "a") == [math.inf, 2]
-    assert spread([3, 1, math.inf]) == (3, 1, math.inf)
-    assert spread([3, 1, math.inf]).text(".0f") == "3 (1–∞)"
-    assert spread([5.0, 5.0]).text(".0f") == "5"
-    assert math.isnan(spread([math.nan]).median)
-
-
-def test_ratios_pair_runs_by_seed():
-    a = [{"seed": 1, "s": 6}, {"seed": 0, "s": None}, {"seed": 2, "s": None}]
-    b = [{"seed": 0, "s": 2}, {"seed": 1, "s": 3}, {"seed": 2, "s": None}]
-    assert ratios(a, b, "s")[:2] == [math.inf, 2]
-    assert math.isnan(ratios(a, b, "s")[2])
-    assert ratios(b[:1], a, "s") == [0]
-
-
-def test_the_learning_rate_with_the_smallest_value_is_chosen():
-    runs = [{"lr": lr, "v": v} for lr, v in ((0.1, 3), (0.1, 5), (1.0, 1), (1.0, 2))]
-    assert choose(runs, lambda rs: spread(values(rs, "v")).median) == 1.0
-    assert list(group(runs, ["lr"])) == [(0.1,), (1.0,)]
-
-
-def test_a_summary_counts_diverged_runs():
-    runs = [{"a": 1, "seed": s, "m": s, "diverged_at": d} for s, d in ((0, None), (1, 5))]
-    (row,) = summary(runs, ["a"], {"m": ".1f"})
-    assert row["diverged"] == 1
-    assert row["m"] == {"median": 0.5, "low": 0, "high": 1}
-
-
-def test_files_have_null_for_what_is_not_finite_and_no_curves_in_the_table():
-    assert dumps({"a": math.inf, "b": [math.nan, 1.5]}) == '{"a": null, "b": [null, 1.5]}'
-    assert tidy([{"a": 1, "curve": [1, 2]}, {"a": 2, "b": "x,y"}]) == 'a,b\n1,\n2,"x,y"\n'
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "f"
-    write(path, "old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
-
-
 # --- the folder ---
 
 PLAN = [{"a": a, "seed": s} for s in (0, 1) for a in (1, 2)]
@@ -162,11 +116,30 @@ def test_a_line_that_was_cut_off_is_done_again(tmp_path):
     assert [r["m"] for r in Store(tmp_path, {"experiment": "x"}, PLAN).runs()] == [1, 2, 2, 2]
 
 
-def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path):
-    Store(tmp_path / "a", {"experiment": "x", "seeds": 2}, PLAN).add(PLAN[0], {"m": 1})
+def test_more_seeds_join_a_finished_folder(tmp_path):
+    Store(tmp_path, {"experiment": "x"}, PLAN[:2]).add(PLAN[0], {"m": 1})
+    more = Store(tmp_path, {"experiment": "x"}, PLAN)
+    assert more.todo() == PLAN[1:]
+    more.add(PLAN[3], {"m": 2})
+    del more
+    again = Store(tmp_path, {"experiment": "x"}, PLAN[:2])  # and fewer leave the others there
+    assert again.runs() == [PLAN[0] | {"m": 1}]
+    del again
+    assert len(Store(tmp_path, {"experiment": "x"}, PLAN).runs()) == 2
+
+
+def test_a_folder_remembers_its_first_line_and_what_it_was_kept_for(tmp_path):
+    Store(tmp_path, {"experiment": "x", "code": "a", "rules": {"x.y": "1"}}, PLAN).keep("b")
+    store = Store(tmp_path, {"experiment": "x", "code": "c", "rules": {"x.y": "2"}}, PLAN)
+    assert store.head == {"experiment": "x", "code": "a", "rules": {"x.y": "1"}}
+    assert store.code == "b"
+
+
+def test_a_folder_of_another_experiment_is_refused_and_left_alone(tmp_path):
+    Store(tmp_path / "a", {"experiment": "x"}, PLAN).add(PLAN[0], {"m": 1})
     before = (tmp_path / "a" / "runs.jsonl").read_text()
-    with pytest.raises(StoreError, match=r"another configuration: seeds 2 \(here 3\).*--out"):
-        Store(tmp_path / "a", {"experiment": "x", "seeds": 3}, PLAN)
+    with pytest.raises(StoreError, match=r"belongs to x \(here y\).*--out"):
+        Store(tmp_path / "a", {"experiment": "y"}, PLAN)
     assert (tmp_path / "a" / "runs.jsonl").read_text() == before
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "letter.txt").write_text("dear")
@@ -178,7 +151,7 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path):
 def other_process(folder, *, then="pass"):
     """Open the store of `folder` in another process, which reports, and does something."""
     code = (
-        "import sys, os, signal; from pathlib import Path; from store import Store, StoreError\n"
+        "import sys, os, signal; from pathlib import Path; from lab.store import Store, StoreError\n"
         f"try:\n    store = Store(Path({str(folder)!r}), {{'experiment': 'x'}}, {PLAN})\n"
         f"    print(len(store.finished)); {then}\n"
         "except StoreError as error: print(error)"
@@ -261,7 +234,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
 
 def toy(tmp_path, *flags, **changes):
     changed = replace(TOY, **changes)
-    return experiment.main(changed, ["--quick", "--jobs", "2", "--out", str(tmp_path), *flags])
+    return command.main(changed, ["--quick", "--jobs", "2", "--out", str(tmp_path), *flags])
 
 
 def test_an_experiment_prints_its_table_and_writes_its_files(tmp_path, capsys):
@@ -269,21 +242,93 @@ def test_an_experiment_prints_its_table_and_writes_its_files(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == ""  # no progress bar where there is no terminal
     assert "Is a larger number larger?" in out
-    assert "supported: the larger is 2 (2–3) times as large" in out
+    assert "supported: The larger is 2.5 (2 to 3) times as large." in out
+    assert "The rule: Supported if the interval of the ratio is above 1." in out
     names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"runs.jsonl", "result.json", "runs.csv", "figure.png"}
+    assert names == {"runs.jsonl", "result.json", "runs.csv", "toy_experiment.png"}
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["seeds"] == [0, 1]
-    assert result["verdicts"][0]["verdict"] == "supported"
+    assert result["blocks"] == [[0, 1]]
+    (verdict,) = result["verdicts"]
+    assert verdict["verdict"] == "supported"
+    assert verdict["rule_before_the_runs"]
+    assert verdict["blocks"] == [
+        {"seeds": [0, 1], "verdict": "supported", "numbers": result["numbers"]}
+    ]
+    assert result["numbers"] == {"ratio": [2.5, 2, 3], "runs": [4, 4, 4]}
     assert result["configurations"][1]["value"] == {"median": 2.5, "low": 2, "high": 3}
+    assert result["pictures"]["toy_experiment"]["caption"] == "A point per run. Seeds 0, 1."
     assert result["versions"]["numpy"] == np.__version__
     assert result["cpu"]
     assert result["arguments"]["size"] == "quick"
     lines = (tmp_path / "runs.csv").read_text().splitlines()
     assert len(lines) == 5
     assert lines[0].startswith("number,backend,seed,value,threads")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert (tmp_path / "toy_experiment.png").stat().st_size > 5000
     assert {line.split(",")[4] for line in lines[1:]} == {"1"}  # of OpenBLAS in each process
+
+
+def test_a_verdict_holds_only_if_both_blocks_agree(tmp_path, capsys):
+    assert toy(tmp_path, "--blocks", "2", "--no-plot") == 0
+    assert "seeds 0, 1: supported; seeds 1000, 1001: supported" in capsys.readouterr().out
+    (claim,) = TOY.claims
+    only_large = replace(claim, decide=lambda n: "partly" if n["ratio"].above(100) else "supported")
+    assert toy(tmp_path, "--blocks", "2", "--no-plot", claims=[only_large]) == 0
+    (verdict,) = json.loads((tmp_path / "result.json").read_text())["verdicts"]
+    assert verdict["verdict"] == "not resolved"
+    assert [b["verdict"] for b in verdict["blocks"]] == ["supported", "partly"]
+    assert [b["seeds"] for b in verdict["blocks"]] == [[0, 1], [1000, 1001]]
+    wrong = replace(claim, decide=lambda n: "maybe")
+    with pytest.raises(ValueError, match="larger: 'maybe' is no verdict"):
+        toy(tmp_path, "--no-plot", claims=[wrong])
+
+
+def test_blocks_share_no_seed_and_skip_those_that_do_not_suit(tmp_path):
+    assert TOY.block(0, 3) == [0, 1, 2]
+    assert TOY.block(1, 2, later=5) == [1005, 1006]
+    assert replace(TOY, suits=lambda seed: seed % 3 == 1).block(1, 3) == [1000, 1003, 1006]
+    options = command.parse(TOY, ["--seed", "3", "--seeds", "2"])
+    blocks, runs = command.plan(TOY, options)
+    assert blocks == [[3, 4], [1003, 1004]]
+    assert [r["seed"] for r in runs] == [3, 3, 4, 4, 1003, 1003, 1004, 1004]
+
+
+def test_more_seeds_can_be_added_to_a_finished_experiment(tmp_path, capsys):
+    assert toy(tmp_path, "--no-plot") == 0
+    before = (tmp_path / "runs.jsonl").read_text()
+    assert toy(tmp_path, "--no-plot", "--seeds", "3") == 0
+    after = (tmp_path / "runs.jsonl").read_text()
+    assert after.startswith(before)
+    assert after.count("\n") == before.count("\n") + 2
+    assert "seeds 0–2" in capsys.readouterr().out
+
+
+def test_changed_code_keeps_runs_that_it_repeats_and_refuses_others(tmp_path, capsys, monkeypatch):
+    assert toy(tmp_path, "--no-plot") == 0
+    before = (tmp_path / "runs.jsonl").read_text()
+    monkeypatch.setattr(command, "fingerprint", lambda _: "changed")
+    assert toy(tmp_path, "--no-plot") == 0
+    kept = (tmp_path / "runs.jsonl").read_text()
+    assert kept == before + '{"code": "changed", "kept": 4}\n'
+    capsys.readouterr()
+    monkeypatch.setattr(command, "fingerprint", lambda _: "changed again")
+    monkeypatch.setenv("TOY_CHANGE", "1e-15")  # the last digit of 1.0
+    assert toy(tmp_path, "--no-plot") == 2
+    error = capsys.readouterr().err
+    assert "has results of other code: value was 1.0 and is 1.000000000000001" in error
+    assert f"rm -r {tmp_path}" in error
+    assert (tmp_path / "runs.jsonl").read_text() == kept
+
+
+def test_a_rule_that_changed_after_the_runs_is_told(tmp_path, monkeypatch):
+    assert toy(tmp_path, "--no-plot") == 0
+    (claim,) = TOY.claims
+    changed = {claim.id: claim.said._replace(rule="Supported, whatever comes.")}
+    monkeypatch.setattr(claims, "claims_of", lambda _: changed)
+    assert toy(tmp_path, "--no-plot") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    (verdict,) = result["verdicts"]
+    assert not verdict["rule_before_the_runs"]
+    assert "The rule (changed after the runs): Supported, whatever" in page.rule(verdict, result)
 
 
 def test_check_exits_with_1_where_a_number_is_outside_of_its_band(tmp_path, capsys):
@@ -320,7 +365,7 @@ def test_after_an_interruption_the_same_command_goes_on(tmp_path):
     command = [sys.executable, toy_experiment.__file__, "--quick", "--no-plot", "--jobs", "1"]
     command += ["--out", str(tmp_path / "out"), "--seeds", "3"]
     environment = {
-        "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "TOY_SECONDS": "0.5",
         "PATH": "",
     }
@@ -396,15 +441,15 @@ def running(pid):
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(tmp_path, capsys, flags, message):
-    learning_rate = next(e for e in ALL if e.name == "learning_rate")
+    one = next(e for e in ALL if e.name == "with_and_without")
     arguments = ["--out", str(tmp_path / "out"), *flags]
     try:
-        status = experiment.main(learning_rate, arguments)
+        status = command.main(one, arguments)
     except SystemExit as exit_:
         status = exit_.code
     error = capsys.readouterr().err
     assert status == 2
-    assert error.startswith("learning_rate: ")
+    assert error.startswith("with_and_without: ")
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -420,14 +465,19 @@ def test_an_absent_backend_is_one_line_and_exit_status_2(tmp_path, capsys, monke
     assert not (tmp_path / "out").exists()
 
 
-def test_changed_code_is_another_configuration_but_a_changed_judge_is_not(monkeypatch):
-    before = experiment.fingerprint(TOY)
-    assert experiment.fingerprint(replace(TOY, bands={})) == before
-    source = experiment.inspect.getsource
+def test_the_code_behind_the_runs_is_tinybn_the_training_loop_and_the_file(monkeypatch):
+    before = command.fingerprint(TOY)
+    assert command.fingerprint(replace(TOY, bands={})) == before
+    changed = []
+    read = Path.read_bytes
     monkeypatch.setattr(
-        experiment.inspect, "getsource", lambda o: source(o).replace('"value": ', '"value": 2 * ')
+        Path, "read_bytes", lambda p: read(p) + b"#" if p.name in changed else read(p)
     )
-    assert experiment.fingerprint(TOY) != before
+    for name in ("toy_experiment.py", "training.py", "autodiff.py"):
+        changed[:] = [name]
+        assert command.fingerprint(TOY) != before
+    changed[:] = ["figures.py"]
+    assert command.fingerprint(TOY) == before
 
 
 # --- each experiment ---
@@ -436,7 +486,7 @@ def test_changed_code_is_another_configuration_but_a_changed_judge_is_not(monkey
 @pytest.mark.parametrize("one", ALL, ids=lambda e: e.name)
 def test_an_experiments_help_has_its_question_run_time_and_an_example(one, capsys):
     with pytest.raises(SystemExit, match="0"):
-        experiment.main(one, ["--help"])
+        command.main(one, ["--help"])
     text = capsys.readouterr().out
     assert one.question.endswith("?")
     assert one.question in text
@@ -448,29 +498,115 @@ def test_an_experiments_help_has_its_question_run_time_and_an_example(one, capsy
 
 @pytest.mark.parametrize("one", ALL, ids=lambda e: e.name)
 def test_an_experiments_configurations_differ(one):
-    for size in experiment.SIZES:
+    for size in command.SIZES:
         arms = [dumps(arm, sort_keys=True) for arm in one.configurations(size)]
         assert arms
         assert len(arms) == len(set(arms))
     assert one.bands
 
 
+@pytest.mark.parametrize("one", ALL, ids=lambda e: e.name)
+def test_an_experiments_claims_have_rules_and_a_place_on_the_page(one):
+    ids = [claim.id for claim in one.claims]
+    assert sorted(ids) == sorted(claims.claims_of(one.name))
+    on_page = [claim for section in claims.PAGE.values() for claim in section]
+    for claim in one.claims:
+        assert on_page.count(claim.id) == 1
+        said = claim.said
+        assert len(page.quoted(said._asdict() | {"verdict": ""})) <= page.WIDEST
+        assert said.rule.startswith(("Supported", "The", "Steps", "For")) or "upported" in said.rule
+        assert (said.whose == "literature") == bool(said.source)
+        assert claim.picture in {"", *one.pictures}
+    assert next(iter(one.pictures)) == one.name
+    assert all(name.startswith(one.name) for name in one.pictures)
+    assert all(picture.caption.endswith(".") for picture in one.pictures.values())
+    assert len(one.ran) < 240
+
+
+def test_every_claim_on_the_page_has_a_title_of_its_own():
+    titles = [said.title for one in ALL for said in claims.claims_of(one.name).values()]
+    assert len({page.slug(title) for title in titles}) == len(titles)
+    known = {claim.id for one in ALL for claim in one.claims}
+    assert {claim for section in claims.PAGE.values() for claim in section} == known
+
+
 # --- the report ---
 
 
-def test_the_report_has_a_row_per_claim_with_picture(tmp_path, monkeypatch, capsys):
+def reported(tmp_path, monkeypatch, *flags):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "experiments", lambda: [TOY])
-    assert experiments.run_everything(["--quick", "--report", str(tmp_path)]) == 0
-    assert not (tmp_path / "EXPERIMENTS.md").exists()
-    assert experiments.run_everything(["--report", str(tmp_path), "--seeds", "2"]) == 0
-    text = (tmp_path / "EXPERIMENTS.md").read_text()
-    result = json.loads((tmp_path / "runs" / "toy_experiment" / "result.json").read_text())
-    assert f"| {result['verdicts'][0]['claim']} | **{result['verdicts'][0]['finding']}.**" in text
-    assert "**supported**" in text
-    assert "docs/experiments/toy_experiment.png" in text
+    assert experiments.run_everything(["--report", str(tmp_path), *flags]) == 0
+    return tmp_path / "EXPERIMENTS.md"
+
+
+def test_the_report_has_a_line_and_a_section_per_claim(tmp_path, monkeypatch, capsys):
+    path = reported(tmp_path, monkeypatch, "--seeds", "2")
+    text = path.read_text()
+    assert (
+        "| The larger number is larger. | ours | **supported** | "
+        "[Larger is larger](#larger-is-larger) |\n"
+    ) in text
+    assert "### Larger is larger\n\n> The larger number is larger. — our own sentence" in text
+    assert "**Supported.** The larger is " in text
+    assert "\n\nIt is.\n\n" in text
+    assert "![It is larger](docs/experiments/toy_experiment.png)" in text
+    assert "*A point per run. Seeds 0, 1 and 1000, 1001.*" in text
+    assert "The rule (fixed before the runs" in text
+    assert "Blocks: seeds 0, 1: supported; seeds 1000, 1001: supported." in text
+    assert text.count("<details>") == text.count("</details>") == 1
     assert (tmp_path / "docs/experiments/toy_experiment.png").stat().st_size > 2000
     assert "toy_experiment" in capsys.readouterr().out
+    (entry,) = json.loads((tmp_path / "docs/experiments/results.json").read_text())
+    assert entry["id"] == "toy_experiment.larger"
+    assert (entry["verdict"], entry["whose"], entry["answer"]) == ("supported", "ours", "It is.")
+    assert entry["blocks"][1]["seeds"] == "1000, 1001"
+    assert entry["blocks"][1]["numbers"]["ratio"] == [1002.5, 1002, 1003]
+    assert entry["picture"] == "docs/experiments/toy_experiment.png"
+
+
+def test_pictures_and_numbers_are_shown_once(tmp_path, monkeypatch):
+    (claim,) = TOY.claims
+    said = {
+        f"toy_experiment.{name}": claim.said._replace(id=f"toy_experiment.{name}", title=name)
+        for name in ("first", "second")
+    }
+    monkeypatch.setattr(claims, "claims_of", lambda _: said)
+    twice = replace(TOY, claims=[replace(claim, id=name) for name in said])
+    folder = tmp_path / "runs"
+    assert command.main(twice, ["--seeds", "1", "--out", str(folder)]) == 0
+    text = page.report([folder], tmp_path).read_text()
+    assert text.count("![It is larger]") == 1
+    assert text.count("| number | all seeds |") == 1
+    assert "The picture is that of [first](#first)." in text
+    assert "The numbers are those of [first](#first)." in text
+
+
+def test_where_nothing_is_random_no_seed_is_told(tmp_path):
+    assert command.main(cookie_factory.EXPERIMENT, ["--out", str(tmp_path / "runs")]) == 0
+    text = page.report([tmp_path / "runs"], tmp_path).read_text()
+    assert "| number | all seeds |\n" in text
+    assert "Seeds" not in text.partition("## The four steps")[2]
+
+
+def test_a_picture_is_copied_in_all_its_colours_and_an_old_one_goes(tmp_path, monkeypatch):
+    (tmp_path / "docs/experiments").mkdir(parents=True)
+    (tmp_path / "docs/experiments/old.png").write_bytes(b"old")
+    reported(tmp_path, monkeypatch, "--seeds", "2")
+    drawn = (tmp_path / "runs/toy_experiment/toy_experiment.png").read_bytes()
+    assert (tmp_path / "docs/experiments/toy_experiment.png").read_bytes() == drawn
+    assert not (tmp_path / "docs/experiments/old.png").exists()
+
+
+def test_a_quick_look_or_a_missing_picture_is_no_report(tmp_path, monkeypatch):
+    assert not reported(tmp_path, monkeypatch, "--quick").exists()
+    assert not reported(tmp_path, monkeypatch, "--seeds", "1", "--no-plot").exists()
+
+
+def test_no_cell_at_the_top_is_too_long():
+    verdict = {"id": "a.b", "quote": "x" * 121, "whose": "ours", "verdict": "partly", "title": "t"}
+    with pytest.raises(ValueError, match="b: more than 120 characters in a cell: xxx"):
+        page.overview([verdict])
 
 
 # --- Fashion-MNIST ---

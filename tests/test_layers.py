@@ -22,6 +22,7 @@ LAYERS = [
     {"autodiff"},
     {"ops"},
     {"init", "checkpoint", "loading"},
+    {"distributed"},
     {"nn", "optimizer"},
     {"schedule"},
     {"optim", "data"},

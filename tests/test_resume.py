@@ -12,10 +12,10 @@ from pathlib import Path
 import kill_and_resume
 import numpy as np
 import pytest
-import resume
 import train_mlp
 from test_experiments import started
 
+from lab import resume
 from tinybn import checkpoint
 
 pytestmark = pytest.mark.host("examples run on NumPy unless told otherwise (see on_cupy)")

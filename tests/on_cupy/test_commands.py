@@ -6,12 +6,11 @@ import cupy_on_cpu
 import demo
 import numpy as np
 import pytest
-import resume
 import train_mlp
-import training
 
 import tinybn as tb
 from benchmarks import gpu
+from lab import resume, training
 from tinybn import checkpoint
 from tinybn.__main__ import report
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from peers import torch_rival
 
+from lab.peers import torch_rival
 from tinybn.check import compare
 
 EPS = np.finfo(np.float32).eps

@@ -1,6 +1,7 @@
 """The folder of an experiment: its finished runs, one a line.
 
-An interrupted experiment continues where it stopped, and neither loses nor repeats a run.
+An interrupted experiment continues where it stopped, and neither loses nor repeats a run. Seeds can
+be added later: a run is found by its configuration, whatever else was asked for at that time.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from results import Record, dumps
-
+from lab.files import dumps
+from lab.records import Record
 from tinybn import checkpoint
 
 try:
@@ -31,18 +32,24 @@ def key_of(config: Record) -> str:
 
 
 class Store:
-    """Finished runs in `folder`/runs.jsonl: a first line with their identity, then one per run.
+    """Finished runs in `folder`/runs.jsonl: a first line that says what they are, then one per run.
 
     A run's line is appended when the run is finished. If the last line is cut off, its run is
-    repeated. Runs belong together only if their `identity` is the same. The file is locked until
-    the Store, or its process, ends.
+    repeated. The file is locked until the Store, or its process, ends.
+
+    Attributes:
+        head: the first line as it was written before the first run: the experiment, the code, and
+            the rules that the runs will be judged by. Only runs of one experiment share a folder.
+        code: the code that the finished runs are known to be the results of.
     """
 
-    def __init__(self, folder: Path, identity: Record, plan: Sequence[Record]) -> None:
+    def __init__(self, folder: Path, head: Record, plan: Sequence[Record]) -> None:
         self.path = folder / "runs.jsonl"
         self.plan = list(plan)
         self.finished: dict[str, Record] = {}
-        head = dumps(identity).encode() + b"\n"
+        self.head = dict(head)
+        self.code = head.get("code", "")
+        first = dumps(head).encode() + b"\n"
         if not self.path.exists():
             if folder.is_dir() and any(not _left(path) for path in folder.iterdir()):
                 raise StoreError(f"{folder} has other files: give another --out")
@@ -58,17 +65,21 @@ class Store:
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         cut = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        if not lines and head.startswith(cut):  # a new file, or killed while writing its first line
+        if not lines and first.startswith(cut):  # new, or killed while writing its first line
             self._file.truncate(0)
-            self._append(head)
+            self._append(first)
             return
-        self._compare(lines[0] if lines else b"", identity)
+        self.head = self._read_head(lines[0] if lines else b"")
+        self.code = self.head.get("code", "")
         if cut:
             self._file.truncate(sum(map(len, lines)))
         keys = {key_of(config) for config in self.plan}
         for number, line in enumerate(lines[1:], 2):
             try:
                 entry = json.loads(line)
+                if "kept" in entry:
+                    self.code = entry["code"]
+                    continue
                 key, measured = key_of(entry["config"]), dict(entry["measured"])
             except (ValueError, TypeError, KeyError) as error:
                 raise StoreError(
@@ -100,21 +111,28 @@ class Store:
             self._file.truncate(size)
             raise StoreError(f"{self.path}: {error.strerror or error}") from error
 
-    def _compare(self, line: bytes, identity: Record) -> None:
+    def _read_head(self, line: bytes) -> Record:
+        name = self.head["experiment"]
         try:
-            found = json.loads(line)
-            differences = [
-                f"{key} {found.get(key)} (here {value})"
-                for key, value in identity.items()
-                if found.get(key) != value
-            ]
-        except (ValueError, AttributeError):
-            differences = ["its first line does not say what it is"]
-        if differences:
+            found: Record = json.loads(line)
+            other = found["experiment"]
+        except (ValueError, TypeError, KeyError):
+            other = "something unknown: its first line does not say what it is"
+        if other != name:
             raise StoreError(
-                f"{self.path.parent} belongs to another configuration: {', '.join(differences)}; "
-                f"give another --out, or remove it: rm -r {self.path.parent}"
+                f"{self.path.parent} belongs to {other} (here {name}); {self.another_folder()}"
             )
+        return found
+
+    def another_folder(self) -> str:
+        """What to do about a folder that can't be used."""
+        return f"give another --out, or remove it: rm -r {self.path.parent}"
+
+    def keep(self, code: str) -> None:
+        """Note that the finished runs are the results of this code, too."""
+        line = dumps({"code": code, "kept": len(self.finished)})
+        self._append(line.encode() + b"\n")
+        self.code = code
 
     def todo(self) -> list[Record]:
         """The configurations without a finished run."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from resume import Keeper
 from tqdm import tqdm
 
 import tinybn as tb
+from lab.resume import Keeper
 
 OPTIMIZERS = {"sgd": tb.optim.SGD, "adam": tb.optim.Adam, "adamw": tb.optim.AdamW}
 STREAMS = ("weights", "order", "noise")

@@ -8,14 +8,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from typing import Any
 
-import training
-from results import Record
-from store import Store
 from tqdm import tqdm
+
+from lab import training
+from lab.records import Record
+from lab.store import Store
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -27,7 +29,20 @@ def run_all(
 
     The bar that counts runs is on `line`; each process has a line below it for its own run.
     """
-    todo = store.todo()
+    with closing(in_processes(run, store.todo(), jobs, name, len(store.finished), line)) as done:
+        for config, measured in done:
+            store.add(config, measured)
+
+
+def in_processes(
+    run: Callable[[Record], Record],
+    todo: Sequence[Record],
+    jobs: int,
+    name: str,
+    finished: int = 0,
+    line: int = 0,
+) -> Generator[tuple[Record, Record]]:
+    """Each configuration and what it measured, as they are finished; `finished` are done before."""
     if not todo:
         return
     # Spawned processes load NumPy after this. The runs are parallel, so each gets one thread.
@@ -41,8 +56,8 @@ def run_all(
         lines.put(line + 1 + i)
     with (
         tqdm(
-            total=len(store.plan),
-            initial=len(store.finished),
+            total=finished + len(todo),
+            initial=finished,
             desc=name,
             unit="run",
             position=line,
@@ -54,7 +69,7 @@ def run_all(
         try:
             for future in as_completed(futures):
                 config, measured = futures[future], future.result()
-                store.add(config, measured)
+                yield config, measured
                 if measured.get("diverged_at") is not None and not bar.disable:
                     told = " ".join(f"{k}={v}" for k, v in config.items())
                     bar.write(f"diverged at step {measured['diverged_at']}: {told}", sys.stderr)
