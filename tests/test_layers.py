@@ -28,6 +28,7 @@ LAYERS = [
     {"on_cupy", "graph"},
     {"program"},
     {"check"},
+    {"exercises"},
     {"__init__"},
     {"__main__"},
 ]

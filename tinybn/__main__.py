@@ -2,6 +2,7 @@
 
     report      which backends work here, why the others do not, and the versions (the default)
     program     batch norm, forward and backward, as the program that autodiff wrote
+    exercises   derive the gradient of batch norm yourself: writes a file, and checks it
     demo        an MLP learns handwritten digits, with batch norm and without
     train       the same with any norm, data and optimizer
     compare     every fused op against its composition, number by number
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import tinybn
-from tinybn import backend, diagnosis
+from tinybn import backend, diagnosis, exercises
 from tinybn.program import relaxed, without_dead
 
 EXAMPLES = {
@@ -118,12 +119,14 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = ["report", "program", *EXAMPLES]
+    commands = ["report", "program", "exercises", *EXAMPLES]
     parser.add_argument("command", nargs="?", choices=commands, default="report")
     parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.command in EXAMPLES:
         run_example(asked.command, asked.options)
+    elif asked.command == "exercises":
+        sys.exit(exercises.main(asked.options))
     elif asked.options:
         parser.error(f"{asked.command} takes no options, got {' '.join(asked.options)}")
     else:
