@@ -30,6 +30,7 @@ LAYERS = [
     {"program"},
     {"check"},
     {"microscope"},
+    {"exercises"},
     {"__init__"},
     {"__main__"},
 ]

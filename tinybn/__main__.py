@@ -3,6 +3,7 @@
     report      which backends work here, why the others do not, and the versions (the default)
     program     batch norm, forward and backward, as the program that autodiff wrote
     microscope  a page (or --text) that steps through the gradient of a norm
+    exercises   derive the gradient of batch norm yourself: writes a file, and checks it
     demo        an MLP learns handwritten digits, with batch norm and without
     train       the same with any norm, data and optimizer
     compare     every fused op against its composition, number by number
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import tinybn
-from tinybn import backend, diagnosis
+from tinybn import backend, diagnosis, exercises
 from tinybn.microscope import command as microscope
 from tinybn.program import relaxed, without_dead
 
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = ["report", "program", "microscope", *EXAMPLES]
+    commands = ["report", "program", "microscope", "exercises", *EXAMPLES]
     parser.add_argument("command", nargs="?", choices=commands, default="report")
     parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
@@ -128,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
         run_example(asked.command, asked.options)
     elif asked.command == "microscope":
         microscope.main(asked.options)
+    elif asked.command == "exercises":
+        sys.exit(exercises.main(asked.options))
     elif asked.options:
         parser.error(f"{asked.command} takes no options, got {' '.join(asked.options)}")
     else:

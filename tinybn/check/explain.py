@@ -68,6 +68,10 @@ class Explanation(NamedTuple):
         lines += ["", f"  The closed form is at most {off:.1e} from the sum."]
         return "\n".join(lines)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython and Jupyter, which would show a tuple of arrays."""
+        printer.text(str(self))
+
 
 def explain_batch_norm(
     x: Tensor | ArrayLike,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinybn.check.gradcheck import GradientError
 
@@ -57,6 +57,10 @@ class Table(list[Row]):
             for r in self
         ]  # fmt: skip
         return _aligned([HEAD, *cells])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython and Jupyter, which would show a list of rows."""
+        printer.text(str(self))
 
 
 HEAD = (

@@ -27,6 +27,10 @@ class Program(NamedTuple):
     def __str__(self) -> str:
         return source(self)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython and Jupyter, which would show a tuple of its lines."""
+        printer.text(str(self))
+
     def parameters(self) -> list[Line]:
         """The inputs that some line or output reads: the parameters of the printed function."""
         read = {*self.outputs, *(a for line in self.lines for a in line.inputs)}

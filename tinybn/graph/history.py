@@ -1,33 +1,19 @@
-"""Pictures of how a Tensor was computed: a text tree, DOT and Mermaid.
-
-    y = tb.ops.batch_norm(x, gamma)                      # with tb.use_fused(False), all its parts
-    print(tb.graph.tree(y, names={"x": x, "gamma": gamma}))
-
-Every op is labelled with the file and lines of its gradient rules. Given the spans that `layers`
-notes, all ops inside a layer are drawn as one box:
-
-    with tb.graph.layers(model) as spans:
-        y = model(x)
-    print(tb.graph.mermaid(y, spans=spans))
-"""
+"""The history of a Tensor as boxes, to be drawn: ops, leaves, and layers as one box each."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from tinybn.graph.values import Seen, Values, held, text
 from tinybn.nn.module import Module
 from tinybn.op import Node, Op, Primitive
 from tinybn.tensor import Tensor, tick
 
-DEEPEST = 30
-"""So many levels of a tree are indented; what lies deeper starts again at the left."""
-
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parents[2]
 
 
 class Span(NamedTuple):
@@ -48,11 +34,6 @@ class Span(NamedTuple):
 
 Names: TypeAlias = Mapping[str, Tensor] | None
 Spans: TypeAlias = Sequence[Span]
-
-
-MERMAID = str.maketrans({c: f"#{ord(c)};" for c in '#"<>&`\\'})
-DOT = str.maketrans({c: f"\\{c}" for c in '"\\'})
-"""How characters are written that would mean something there."""
 
 
 @contextlib.contextmanager
@@ -93,34 +74,48 @@ class Vertex(NamedTuple):
         array: the shape and dtype of the output.
         rules: where the op's gradient rules are; for a layer, how many ops it has.
         inputs: the numbers of the boxes that this one reads.
+        value, gradient: the numbers in the output and in its gradient, or "" if they are many or
+            nobody has kept them.
     """
 
     title: str
     array: str
     rules: str
     inputs: list[int]
+    value: str = ""
+    gradient: str = ""
 
 
-def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[Vertex]:
+def vertices(
+    tensor: Tensor, *, names: Names = None, spans: Spans = (), values: Values = True
+) -> list[Vertex]:
     """The history of a Tensor as boxes: leaves first, each op after its inputs, the Tensor last.
 
     Args:
         names: the names of leaves, such as `dict(model.named_parameters())`.
         spans: what `layers` noted.
+        values: what `watching` saw; True for the numbers that the graph and its leaves hold anyway;
+            False for none.
 
     Raises:
         RuntimeError: a backward pass has freed the graph.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected a Tensor with a history, got {type(tensor).__name__}")
+    if not isinstance(values, Seen | bool):
+        raise TypeError(
+            f"expected values as True, False or what `watching` saw, got {type(values).__name__}"
+        )
     end = tensor._node or tensor
     inside: dict[Any, list[Node]] = {}  # by box, oldest first
     inputs: dict[Any, dict[Any, None]] = {} if isinstance(end, Node) else {end: {}}
-    for node in _history(end):
+    seen = values if isinstance(values, Seen) else Seen()
+    nodes = _history(end, seen)
+    for node in nodes:
         box = _box(node, spans)
         inside.setdefault(box, []).append(node)
         own = box.own if isinstance(box, Span) else ()
-        for source in node.sources or ():
+        for source in seen.sources(node) or ():
             if source is None or source in own or (part := _box(source, spans)) is box:
                 continue
             inputs.setdefault(part, {})  # a leaf, which has none
@@ -129,24 +124,37 @@ def vertices(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> list[
     order = sorted(inputs, key=lambda box: not isinstance(box, Tensor))
     number = {box: i for i, box in enumerate(order)}
     called = {t: name for name, t in (names or {}).items()}
-    return [
-        _vertex(box, inside.get(box, []), [number[part] for part in inputs[box]], called)
-        for box in order
-    ]
+    known = [seen, held(tensor, nodes, seen)] if values is not False else []
+    boxes = []
+    for box in order:
+        last = box if isinstance(box, Tensor) else inside[box][-1]
+        title, rules = _title(box, inside.get(box, []), called)
+        boxes.append(
+            Vertex(
+                _printable(title),
+                f"{last.shape} {last.dtype}",
+                _printable(rules),
+                [number[part] for part in inputs[box]],
+                text(next((k.values[last] for k in known if last in k.values), None)),
+                text(next((k.gradients[last] for k in known if last in k.gradients), None)),
+            )
+        )
+    return boxes
 
 
-def _history(end: Node | Tensor) -> list[Node]:
+def _history(end: Node | Tensor, seen: Seen) -> list[Node]:
     """The nodes that `end` was computed from, oldest first, and `end` itself."""
     found = {end} if isinstance(end, Node) else set()
     stack = list(found)
     while stack:
         node = stack.pop()
-        if node.sources is None:
+        sources = seen.sources(node)
+        if sources is None:
             raise RuntimeError(
                 f"the graph behind {node.op.name!r} was freed by a backward pass: draw it before, "
-                "or pass retain_graph=True"
+                "pass retain_graph=True, or watch it (tb.graph.watching)"
             )
-        new = {source for source in node.sources if isinstance(source, Node)} - found
+        new = {source for source in sources if isinstance(source, Node)} - found
         found |= new
         stack += new
     return sorted(found, key=attrgetter("time"))
@@ -159,15 +167,12 @@ def _box(source: Node | Tensor, spans: Spans) -> Any:
     return next((s for s in spans if s.start < source.time < s.end), source)
 
 
-def _vertex(box: Any, nodes: list[Node], inputs: list[int], called: dict[Tensor, str]) -> Vertex:
-    last = box if isinstance(box, Tensor) else nodes[-1]
+def _title(box: Any, nodes: list[Node], called: dict[Tensor, str]) -> tuple[str, str]:
     if isinstance(box, Tensor):
-        title, rules = called.get(box, "leaf" if box.requires_grad else "constant"), ""
-    elif isinstance(box, Span):
-        title, rules = box.label, f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
-    else:
-        title, rules = box.op.name, _where(box.op)
-    return Vertex(_printable(title), f"{last.shape} {last.dtype}", _printable(rules), inputs)
+        return called.get(box, "leaf" if box.requires_grad else "constant"), ""
+    if isinstance(box, Span):
+        return box.label, f"{len(nodes)} op{'s' if len(nodes) > 1 else ''}"
+    return box.op.name, _where(box.op)
 
 
 def _printable(text: str) -> str:
@@ -186,61 +191,3 @@ def _where(op: Op) -> str:
             shown = path.relative_to(PACKAGE) if path.is_relative_to(PACKAGE) else Path(path.name)
             places.setdefault(shown.as_posix(), {})[str(code.co_firstlineno)] = None
     return "; ".join(f"{file}:{', '.join(lines)}" for file, lines in places.items())
-
-
-def tree(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
-    """The history of a Tensor as indented text, from the output back to the leaves.
-
-    What is read more than once gets a number, and is shown in full the first time. So does what
-    lies too deep to be indented: it is shown below, at the left. Arguments: see
-    `vertices`.
-    """
-    found = vertices(tensor, names=names, spans=spans)
-    readers = Counter(i for vertex in found for i in vertex.inputs)
-    lines: list[tuple[str, str]] = []
-    numbers: dict[int, int] = {}
-    shown: set[int] = set()
-    below = deque([len(found) - 1])  # the boxes that start at the left
-    while below:
-        start = below.popleft()
-        stack = [(start, "", "")] if start not in shown else []  # a box, what leads to it and on
-        while stack:
-            i, lead, indent = stack.pop()
-            title, array, note, inputs = found[i]
-            again = bool(inputs) and i in shown
-            later = bool(inputs) and len(indent) >= 3 * DEEPEST
-            if inputs and (readers[i] > 1 or later or i in numbers):
-                title = f"#{numbers.setdefault(i, len(numbers) + 1)} {title}"
-            if again or later:
-                note = "(see above)" if again else "(see below)"
-                below += [] if again else [i]
-                inputs = []
-            else:
-                shown.add(i)
-            lines.append((f"{lead}{title} {array}", note))
-            for k, j in reversed([*enumerate(inputs, 1)]):
-                branch, rest = ("└─ ", "   ") if k == len(inputs) else ("├─ ", "│  ")
-                stack.append((j, indent + branch, indent + rest))
-    width = max(len(left) for left, _ in lines)
-    return "\n".join(f"{left:<{width}}   {right}".rstrip() for left, right in lines)
-
-
-def mermaid(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
-    """The history of a Tensor as a Mermaid flowchart. Arguments: see `vertices`."""
-    lines = ["flowchart TD"]
-    for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "<br>".join(part.translate(MERMAID) for part in vertex[:3] if part)
-        lines.append(f'  n{i}["{text}"]' if vertex.inputs else f'  n{i}(["{text}"])')
-        lines += [f"  n{j} --> n{i}" for j in vertex.inputs]
-    return "\n".join(lines)
-
-
-def dot(tensor: Tensor, *, names: Names = None, spans: Spans = ()) -> str:
-    """The history of a Tensor in Graphviz' DOT language. Arguments: see `vertices`."""
-    lines = ["digraph {", '  node [shape=box, fontname="sans-serif", fontsize=10]']
-    for i, vertex in enumerate(vertices(tensor, names=names, spans=spans)):
-        text = "\\n".join(part.translate(DOT) for part in vertex[:3] if part)
-        style = "" if vertex.inputs else ", style=rounded"
-        lines.append(f'  n{i} [label="{text}"{style}]')
-        lines += [f"  n{j} -> n{i}" for j in vertex.inputs]
-    return "\n".join([*lines, "}"])
