@@ -3,24 +3,29 @@
 # make fuzz           random graphs, states and extreme numbers: new ones each time, for an hour or so
 # make compare        every fused op against its composition, in higher precision, number by number
 # make prove          the same with symbols in place of numbers: a proof or a counterexample
+# make docs           the lesson, how-tos and reference as a site: docs/_build/html/index.html
 # make experiments    every claim about batch norm, measured: writes EXPERIMENTS.md (half an hour)
 # make bench          tinybn beside PyTorch, JAX and others, and beside plain NumPy
+# make test-browser   the site and the microscope in a real browser, chromium
+# make test-mpi       the tests on several processes; demo-mpi trains on two, compare-mpi compares on three
 # make test-cupy      the tests on CuPy, with a GPU or without; test-gpu needs a GPU
 # make bench-gpu      checks and times everything on a GPU, in ten minutes: writes runs/gpu/gpu.json
 # make nvrtc          CuPy's kernels through NVIDIA's compiler, without a GPU
 PYTHON ?= python3
 BACKEND ?= numpy
+CHROMIUM ?= chromium
 VENV := .venv
 CUPY_VENV := .venv-cupy
 NVRTC_VENV := .venv-nvrtc
 BIN := $(VENV)/bin
+APT := [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq
 PROBLEM := __import__('tinybn.backend').backend.problems()['cupy']
 HAS_GPU := $(BIN)/python -c "assert not $(PROBLEM)" 2>/dev/null
 CUPY_PYTHON = $$($(HAS_GPU) && echo $(BIN) || echo $(CUPY_VENV)/bin)/python
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tinybn needs \
 Python 3.11 or newer, this is " + sys.version.split()[0] + ": run make PYTHON=/path/to/another")'
 
-.PHONY: demo test fuzz compare prove experiments experiments-quick bench lint test-peers test-cupy test-gpu bench-gpu on-cupy nvrtc clean
+.PHONY: demo test fuzz compare prove docs experiments experiments-quick bench lint test-browser test-peers test-cupy test-mpi demo-mpi compare-mpi test-gpu bench-gpu on-cupy nvrtc clean
 
 ifeq ($(BACKEND),cupy)
 demo: on-cupy
@@ -52,6 +57,12 @@ experiments: $(VENV)/ready
 experiments-quick: $(VENV)/ready
 	$(BIN)/python examples/experiments.py --quick --check $(EXPERIMENTS)
 
+# Runs the chapters, and ends with an error at any warning, such as a dead link.
+docs: $(VENV)/docs
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 lint: $(VENV)/lint
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -61,6 +72,18 @@ lint: $(VENV)/lint
 # Passes options on, as in PYTEST="--thread-order reverse".
 test-cupy: on-cupy
 	@$(CUPY_PYTHON) tools/cupy-on-cpu/run.py -m pytest --backend cupy $(PYTEST)
+
+# MPI comes from PyPI, with mpiexec. One thread per process, so that they don't fight for cores.
+MPIEXEC := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/mpiexec
+
+test-mpi: $(VENV)/mpi
+	$(BIN)/python -m pytest tests/mpi $(PYTEST)
+
+demo-mpi: $(VENV)/mpi
+	$(MPIEXEC) -n 2 $(BIN)/python examples/train_mlp.py --distributed
+
+compare-mpi: $(VENV)/mpi
+	$(MPIEXEC) -n 3 $(BIN)/python examples/compare_across_ranks.py
 
 # A large download.
 nvrtc: $(NVRTC_VENV)/ready
@@ -81,6 +104,12 @@ on-cupy:
 	@if ! $(HAS_GPU); then \
 	echo "CuPy in $(VENV) has no GPU, so CuPy runs on the CPU: correct, but not fast."; \
 	$(MAKE) --no-print-directory --silent $(CUPY_VENV)/ready; fi
+
+# The site and the microscope in a real browser: Debian's chromium (or CHROMIUM), driven by Playwright.
+test-browser: $(VENV)/browser docs
+	@command -v $(CHROMIUM) >/dev/null || ($(APT) chromium) || { \
+	echo "test-browser needs a browser: sudo apt-get install chromium, or CHROMIUM=/path/to/one"; exit 1; }
+	CHROMIUM=$$(command -v $(CHROMIUM)) $(BIN)/python -m pytest tests/browser
 
 # PyTorch and JAX as references; large downloads.
 test-peers: $(VENV)/peers
@@ -116,15 +145,15 @@ $(ENVIRONMENTS:=/ready): %/ready: pyproject.toml
 	@$(call INSTALL,$*,$(PACKAGES))
 	@touch $@
 
-$(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
+$(VENV)/browser $(VENV)/docs $(VENV)/lint $(VENV)/peers $(VENV)/bench: $(VENV)/%: $(VENV)/ready
 	@echo "Installing the packages for $@"
 	@$(call INSTALL,$(VENV),--group $*)
 	@touch $@
 
-$(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
+$(VENV)/mpi $(VENV)/cupy-cuda12x $(VENV)/cupy-cuda13x $(VENV)/cupy-rocm: $(VENV)/%: $(VENV)/ready
 	@echo "Installing $*"
 	@$(call INSTALL,$(VENV),--editable '.[$*]')
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(CUPY_VENV) $(NVRTC_VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CUPY_VENV) $(NVRTC_VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache

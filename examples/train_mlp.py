@@ -4,6 +4,7 @@ Takes about 2 seconds. For example
 
     python examples/train_mlp.py --norm batch
     python examples/train_mlp.py --data wine --norm layer --hidden 32 32 --lr 0.01 --epochs 40
+    mpiexec -n 2 python examples/train_mlp.py --distributed
 
 prints a table and writes model.npz, result.json and curves.png to the folder --out. The file
 checkpoint.npz there lets --resume go on after an interruption, and end with the same numbers. It
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import tinybn as tb
+from lab import across_ranks
 from lab.figures import band, panels, percent, save
 from lab.files import dumps, replace_unprintable, survives_a_broken_pipe, table, write
 from lab.resume import Keeper
@@ -65,6 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int)
     add("--backend", choices=["numpy", "cupy"])
     add("--no-compile", dest="compile", action="store_false", help="run the step op by op")
+    add("--distributed", default=False, action="store_true", help="on the ranks of mpiexec")
     add("--out", default=Path("runs/train_mlp"), type=Path)
     add("--no-plot", default=False, action="store_true")
     add("--resume", default=False, action="store_true", help="go on from --out's checkpoint.npz")
@@ -77,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command: train, write the files, print a table."""
     replace_unprintable()
     given = vars(parse(arguments))
-    out, no_plot, resume, every = map(given.pop, ("out", "no_plot", "resume", "save_every"))
+    options = "out", "no_plot", "resume", "save_every", "distributed"
+    out, no_plot, resume, every, distributed = map(given.pop, options)
     path = out / "checkpoint.npz"
     keeper = None
     try:
@@ -85,13 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("--epochs must be at least 1 and --seed at least 0")
         if every is not None and every < 1:
             raise ValueError("--save-every must be at least 1")
-        if resume:
+        if distributed:
+            with tb.distributed.connect() as comm:
+                run, model = across_ranks.train(
+                    Config(**given), comm, path, resume=resume, every=every
+                )
+            if comm.rank > 0:
+                return 0
+        elif resume:
             keeper = Keeper.resumed(path, given, every)
         else:
             out.mkdir(parents=True, exist_ok=True)
             keeper = Keeper(path, asdict(Config(**given)), every)
-        with keeper:
-            run, model = train(Config(**keeper.config), keeper=keeper)
+        if keeper is not None:
+            with keeper:
+                run, model = train(Config(**keeper.config), keeper=keeper)
         checkpoint.save(out / "model.npz", model.state_dict())
         result = asdict(run) | {"test_accuracy": run.test_accuracy}
         write(out / "result.json", dumps(result, indent=1) + "\n")
@@ -124,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"\ntest accuracy {run.test_accuracy:.1%}")
     written = ["model.npz", "result.json", *([] if no_plot else ["curves.png"])]
-    print(f"written to {out}: {', '.join(written)}; checkpoint.npz has the best model, too")
+    best = "" if keeper is None else "; checkpoint.npz has the best model, too"
+    print(f"written to {out}: {', '.join(written)}{best}")
     return 0
 
 

@@ -345,7 +345,10 @@ def document() -> str:
             section = name
             text += ["", f"## {section}", "", "| call | error | message |", "|---|---|---|"]
         found = told(call)
-        cells = f"`{call}`", f"`{type(found.error).__name__}`", found.message
+        ticks = "``" if "`" in found.message else "`"  # as code, which Markdown leaves alone
+        space = " " * (len(ticks) - 1)
+        message = f"{ticks}{space}{found.message}{space}{ticks}"
+        cells = f"`{call}`", f"`{type(found.error).__name__}`", message
         text.append(
             "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
         )

@@ -37,6 +37,8 @@ CALLS = [
     ("group_norm", {"groups": 1}, [(3, 4, 2, 2), (4,), (4,)]),
     ("instance_norm", {}, [(3, 4, 5), (4,), (4,)]),
     ("instance_norm", {}, [(3, 4, 2, 3)]),
+    ("sync_batch_norm", {"comm": tb.distributed.ALONE}, [(6, 4), (4,), (4,)]),
+    ("sync_batch_norm", {"comm": tb.distributed.ALONE}, [(3, 2, 2)]),
 ]
 every_call = pytest.mark.parametrize(
     ("name", "static", "shapes"), CALLS, ids=[f"{n}-{s[0]}-{len(s)}" for n, _, s in CALLS]

@@ -1,7 +1,7 @@
 """tinybn: see where the gradient of batch normalization comes from, and check every digit of it."""
 
 import tinybn.on_cupy  # noqa: F401, it declares CuPy's kernels
-from tinybn import check, checkpoint, data, graph, nn, ops, optim
+from tinybn import check, checkpoint, data, distributed, graph, microscope, nn, ops, optim
 from tinybn.autodiff import backward, grad
 from tinybn.backend import BackendMismatchError, BackendUnavailableError, use_backend
 from tinybn.fusion import fused
@@ -23,9 +23,11 @@ __all__ = [
     "compile",
     "data",
     "detect_anomaly",
+    "distributed",
     "fused",
     "grad",
     "graph",
+    "microscope",
     "nn",
     "no_grad",
     "ops",

@@ -2,14 +2,15 @@
 
     report      which backends work here, why the others do not, and the versions (the default)
     program     batch norm, forward and backward, as the program that autodiff wrote
+    microscope  a page (or --text) that steps through the gradient of a norm
     exercises   derive the gradient of batch norm yourself: writes a file, and checks it
     demo        an MLP learns handwritten digits, with batch norm and without
     train       the same with any norm, data and optimizer
     compare     every fused op against its composition, number by number
     prove       the same with symbols in place of numbers
 
-The last four need `pip install 'tinybn[examples]'`, take options (`python -m tinybn demo --help`),
-and write to the folder runs.
+The last four need `pip install 'tinybn[examples]'` and write to the folder runs. They and the
+microscope take options (`python -m tinybn demo --help`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 
 import tinybn
 from tinybn import backend, diagnosis, exercises
+from tinybn.microscope import command as microscope
 from tinybn.program import relaxed, without_dead
 
 EXAMPLES = {
@@ -119,12 +121,14 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = ["report", "program", "exercises", *EXAMPLES]
+    commands = ["report", "program", "microscope", "exercises", *EXAMPLES]
     parser.add_argument("command", nargs="?", choices=commands, default="report")
     parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.command in EXAMPLES:
         run_example(asked.command, asked.options)
+    elif asked.command == "microscope":
+        microscope.main(asked.options)
     elif asked.command == "exercises":
         sys.exit(exercises.main(asked.options))
     elif asked.options:

@@ -31,6 +31,12 @@ def backward(
         ValueError: `tensor` does not require grad, or `gradient` does not fit it.
         RuntimeError: the graph was freed, or an array that a rule reads has changed since the call.
         TypeError: a rule returned something that is not a gradient of its input.
+
+    Example:
+        >>> w = tb.tensor([1.0, 2.0], requires_grad=True)
+        >>> (w * w).sum().backward()
+        >>> w.grad
+        tensor([2., 4.])
     """
     seeds = {_key(tensor, "backward: the output"): _seed(tensor, gradient)}
     retain = retain_graph or create_graph
@@ -68,6 +74,12 @@ def grad(
     Raises:
         ValueError: no output depends on an input, an input or output does not require grad, or a
             gradient does not fit its output. See `backward` for other errors.
+
+    Example:
+        >>> x = tb.tensor(3.0, requires_grad=True)
+        >>> (dx,) = tb.grad(x**3, x, create_graph=True)
+        >>> tb.grad(dx, x)  # the second derivative, 6 x
+        (tensor(18.),)
     """
     single = isinstance(outputs, Tensor)
     outputs, inputs = _several("outputs", outputs), _several("inputs", inputs)

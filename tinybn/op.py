@@ -143,6 +143,14 @@ def primitive(
 
     Raises:
         TypeError: a rule reads anything else, or there are more rules than inputs.
+
+    Example:
+        >>> @tb.primitive(lambda g, a: 2 * g * a)
+        ... def square(xp, a):
+        ...     return a * a
+        >>> x = tb.tensor(3.0, requires_grad=True)
+        >>> tb.grad(square(x), x)
+        (tensor(6.),)
     """
 
     if not rules or not all(rule is None or callable(rule) for rule in rules):

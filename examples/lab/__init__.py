@@ -13,6 +13,8 @@ A script of `examples/` is read alone. These files are for those who write one:
     parallel     runs in processes of their own
     files        aligned tables, JSON, atomic writes
     figures      one colour per norm
+    across_ranks training on the ranks of mpiexec
+    howto        generated tables in docs/howto/
     page         EXPERIMENTS.md and docs/experiments/
     peers        the fused ops of PyTorch and JAX
 """

@@ -147,6 +147,9 @@ NORMS = {
     "layer_norm": lambda x: ops.layer_norm(x, eps=1e-5),
     "rms_norm": lambda x: ops.rms_norm(x, eps=1e-5),
     "batch_norm": lambda x: ops.batch_norm(x.reshape(-1, 1)),
+    "sync_batch_norm": lambda x: tb.distributed.sync_batch_norm(
+        x.reshape(-1, 1), comm=tb.distributed.ALONE
+    ),
     "group_norm": lambda x: ops.group_norm(x, 1),
     "instance_norm": lambda x: ops.instance_norm(x.reshape(1, 1, -1)),
     "cross_entropy": lambda x: ops.cross_entropy(x, np.array([1])),

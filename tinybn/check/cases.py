@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinybn.check.derivatives import Floats
+from tinybn.distributed import ALONE
 from tinybn.fusion import FUSED
 
 
@@ -51,6 +52,7 @@ def small_cases(n: int) -> list[Case]:
             case("batch_norm", ", with space", (part, 2, n // part), (2,), (2,)),
             case("batch_norm", ", no gamma", (n, 2)),
             case("batch_norm", ", evaluation", (n, 2), (2,), (2,), mean=zeros, var=zeros),
+            case("sync_batch_norm", "", (n, 2), (2,), (2,), comm=ALONE),
             case("layer_norm", "", (2, n), (n,), (n,)),
             case("layer_norm", ", no gamma", (2, n)),
             case("rms_norm", "", (2, n), (n,)),
@@ -75,6 +77,7 @@ CHANNELS, LAST = slice(1, 2), slice(-1, None)
 NORMS: list[tuple[str, dict[str, Any], slice, Any, list[tuple[int, ...]]]] = [
     ("batch_norm", {}, CHANNELS, np.s_[:, :1],
      [(6, 4), (2, 3), (6, 1), (3, 4, 5), (2, 3, 2, 2), (64, 32)]),
+    ("sync_batch_norm", {"comm": ALONE}, CHANNELS, np.s_[:, :1], [(6, 4), (2, 3), (2, 3, 2, 2)]),
     ("layer_norm", {}, LAST, np.s_[:1], [(6, 4), (6, 2), (1, 3), (2, 3, 4), (64, 32)]),
     ("layer_norm", {"axis": (-2, -1)}, slice(-2, None), np.s_[:1], [(4, 2, 3)]),
     ("rms_norm", {}, LAST, np.s_[:1], [(6, 4), (6, 1), (2, 3, 4), (64, 32)]),

@@ -80,6 +80,12 @@ def compare(
     Raises:
         TypeError: the op is not fused.
         ValueError: an input is not an array of finite floating-point numbers.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((2, 3))
+        >>> table = tb.check.compare("rms_norm", [x], orders=1)
+        >>> {row.verdict for row in table}
+        {'ok'}
     """
     fused = fused_op("compare", op)
     arrays = [_rounded(x) for x in inputs]

@@ -46,6 +46,9 @@ def gradcheck(
         TypeError, ValueError: fn or the inputs can't be checked.
 
     Source: Ridders, Advances in Engineering Software 4 (1982), for the differences.
+
+    Example:
+        >>> tb.check.gradcheck(tb.ops.tanh, [np.array([0.5, -1.0])], order=2)  # no error: right
     """
     if not isinstance(order, int) or order < 1:
         raise ValueError(f"gradcheck: expected an order of 1, 2, …, got {order!r}")

@@ -51,9 +51,10 @@ Values: TypeAlias = Seen | bool
 def watching() -> Iterator[Seen]:
     """Note what ops and backward passes compute in this block, to draw it.
 
+        x = tb.tensor([[2.0], [10.0], [6.0]], requires_grad=True)
         with tb.graph.watching() as seen:
-            y = tb.ops.batch_norm(x, gamma)
-            y.backward(dy)
+            y = tb.ops.batch_norm(x)
+            y.backward([[1.0], [0.0], [0.0]])
         print(tb.graph.tree(y, values=seen))
 
     A graph that was watched can also be drawn after a backward pass has freed it. Gradients of

@@ -173,6 +173,13 @@ class MLP(Sequential):
         activation: "relu", "tanh" or "sigmoid".
         init: as for `Linear`.
         rng: as for `Linear`.
+
+    Example:
+        >>> model = tb.nn.MLP([64, 32, 10], norm="batch")
+        >>> model
+        MLP(0: Linear(64, 32, bias=False), 1: BatchNorm(32), 2: ReLU(), 3: Linear(32, 10))
+        >>> model(np.zeros((5, 64), np.float32)).shape
+        (5, 10)
     """
 
     def __init__(

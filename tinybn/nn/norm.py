@@ -12,6 +12,8 @@ import numpy as np
 
 from tinybn import ops
 from tinybn.backend import Array
+from tinybn.distributed.communicator import Communicator
+from tinybn.distributed.norm import statistics, sync_batch_norm
 from tinybn.nn.module import Module, at_least_1, parameter
 from tinybn.ops import checks
 from tinybn.parameters import number
@@ -67,11 +69,18 @@ class BatchNorm(Norm):
         momentum: the weight of the new batch; None averages all batches equally.
         affine: whether to learn gamma and beta.
         track_running_stats: if False, evaluation also uses the batch's own statistics.
+        sync: the ranks over which a batch is spread (see `tb.distributed`): training normalizes
+            with the statistics of the whole batch, not of this rank's part.
 
     Raises:
         ValueError: when called, x does not fit, or in training a channel has only one value.
 
     Source: Ioffe & Szegedy 2015 (1502.03167), algorithms 1 and 2.
+
+    Example:
+        >>> layer = tb.nn.BatchNorm(1)
+        >>> layer(np.array([[2.0], [10.0], [6.0]])).T
+        tensor([[-1.2247443,  1.2247443,  0.       ]], dtype=float64, from transpose)
     """
 
     buffers = ("running_mean", "running_var", "num_batches_tracked")
@@ -84,12 +93,14 @@ class BatchNorm(Norm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        sync: Communicator | None = None,
     ) -> None:
         if momentum is not None and not 0 <= number(momentum) <= 1:
             raise ValueError(f"BatchNorm: expected 0 <= momentum <= 1 or None, got {momentum!r}")
         self.num_features = n = at_least_1("num_features of BatchNorm", num_features)
         super().__init__((n,), eps, affine, affine)
         self.momentum = momentum
+        self.sync = sync
         self.running_mean = tensor(np.zeros(n, np.float32)) if track_running_stats else None
         self.running_var = tensor(np.ones(n, np.float32)) if track_running_stats else None
         self.num_batches_tracked = 0 if track_running_stats else None
@@ -98,32 +109,40 @@ class BatchNorm(Norm):
         self.check_channels(x, self.num_features)
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         if mean is None or var is None or count is None:
-            return ops.batch_norm(x, self.gamma, self.beta, eps=self.eps)
+            return self._normalized(x)[0]
         if not self.training:
             return ops.batch_norm(
                 x, self.gamma, self.beta, mean=mean.data, var=var.data, eps=self.eps
             )
-        y, saved = ops.batch_norm.with_saved(x, self.gamma, self.beta, eps=self.eps)
+        y, saved = self._normalized(x)
         self.num_batches_tracked = count + 1
         momentum = 1 / (count + 1) if self.momentum is None else self.momentum
-        n = x.size // self.num_features
-        new_mean, new_var = _statistics(x, saved, mean.dtype)
+        n, new_mean, new_var = self._statistics(x, saved, mean.dtype)
         unbiased = n / (n - 1)
         mean.data = (1 - momentum) * mean.data + momentum * new_mean
         var.data = (1 - momentum) * var.data + momentum * unbiased * new_var
         return y
 
+    def _normalized(self, x: Input) -> tuple[Tensor, Any]:
+        """The output with the batch's statistics, and what the closed form saved."""
+        affine = self.gamma, self.beta
+        if self.sync is None:
+            return ops.batch_norm.with_saved(x, *affine, eps=self.eps)
+        return sync_batch_norm.with_saved(x, *affine, comm=self.sync, eps=self.eps)
 
-def _statistics(x: Input, saved: Any, dtype: np.dtype) -> tuple[Array, Array]:
-    """Each channel's mean and biased variance: saved by the closed form, or computed from x."""
-    if saved:
-        moments = saved.moments
-        mean, var = (moments.mu + moments.rest).reshape(-1), moments.var.reshape(-1)
-    else:
+    def _statistics(self, x: Input, saved: Any, dtype: np.dtype) -> tuple[int, Array, Array]:
+        """Each channel's number of values, mean and biased variance; `saved`, or from x."""
         array = x.data if isinstance(x, Tensor) else x
-        axis = (0, *range(2, x.ndim))
-        mean, var = ops.mean(array, axis), ops.var(array, axis)
-    return mean.astype(dtype, copy=False), var.astype(dtype, copy=False)
+        n = x.size // self.num_features
+        if self.sync is not None:
+            n, mean, var = statistics(array, saved, self.sync)
+        elif saved:
+            moments = saved.moments
+            mean, var = (moments.mu + moments.rest).reshape(-1), moments.var.reshape(-1)
+        else:
+            axis = (0, *range(2, x.ndim))
+            mean, var = ops.mean(array, axis), ops.var(array, axis)
+        return n, mean.astype(dtype, copy=False), var.astype(dtype, copy=False)
 
 
 class LayerNorm(Norm):

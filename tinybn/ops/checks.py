@@ -13,14 +13,14 @@ from tinybn.tensor import Tensor, shape_of
 
 def batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, eps: float) -> Any:
     """The axes to normalize over: all but the channel axis."""
-    _check_channels("batch_norm", x, gamma, beta, mean, var, eps=eps)
+    axis = channels("batch_norm", x, gamma, beta, mean, var, eps=eps)
     if (mean is None) != (var is None):
         raise ValueError(
             "batch_norm: expected both mean and var (evaluation), or neither (training)"
         )
     if mean is None:
         _more_than_one("batch_norm", x, x.shape[1])
-    return (0, *range(2, x.ndim))
+    return axis
 
 
 def last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ def last_axes(name: str, x: Any, axis: Any, *params: Any, eps: float) -> tuple[i
 
 def group_norm(x: Any, groups: int, gamma: Any, beta: Any, eps: float) -> None:
     """The groups must divide the channels."""
-    _check_channels("group_norm", x, gamma, beta, eps=eps)
+    channels("group_norm", x, gamma, beta, eps=eps)
     if not isinstance(groups, int | np.integer):
         raise TypeError(f"group_norm: expected groups to be an integer, got {groups!r}")
     if groups < 1 or x.shape[1] % groups:
@@ -47,17 +47,19 @@ def group_norm(x: Any, groups: int, gamma: Any, beta: Any, eps: float) -> None:
 
 def instance_norm(x: Any, gamma: Any, beta: Any, eps: float) -> None:
     """There must be space to normalize over."""
-    _check_channels("instance_norm", x, gamma, beta, eps=eps)
+    channels("instance_norm", x, gamma, beta, eps=eps)
     if x.ndim == 2:
         raise ValueError(f"instance_norm: expected x of shape (N, C, L, …), got {x.shape}")
     _more_than_one("instance_norm", x, x.shape[0] * x.shape[1])
 
 
-def _check_channels(name: str, x: Any, *per_channel: Any, eps: float) -> None:
+def channels(name: str, x: Any, *per_channel: Any, eps: float) -> tuple[int, ...]:
+    """All axes but that of the channels; x is (N, C, …), and `per_channel` are (C,) or None."""
     shape = array_shape(name, x)
     if len(shape) < 2:
         raise ValueError(f"{name}: expected x of shape (N, C) or (N, C, …), got {shape}")
     _check(name, shape, shape[1:2], per_channel, eps)
+    return (0, *range(2, len(shape)))
 
 
 def _check(name: str, shape: Any, expected: Any, params: tuple[Any, ...], eps: float) -> None:
@@ -73,8 +75,8 @@ def _check(name: str, shape: Any, expected: Any, params: tuple[Any, ...], eps: f
         raise ValueError(f"{name}: x of shape {shape} has no elements (an empty batch?)")
 
 
-def _more_than_one(name: str, x: Any, channels: int) -> None:
-    if x.size == channels:
+def _more_than_one(name: str, x: Any, parts: int) -> None:
+    if x.size == parts:
         raise ValueError(
             f"{name}: x {x.shape} has one value per channel, and one value has no variance: "
             "train on larger batches (drop_last=True drops a last batch of 1), or call eval()"

@@ -175,15 +175,7 @@ def compile(
     state: Iterable[Any] = (),
     backend: str = "numba",
 ) -> Any:
-    """Record and compile a training step. Also a decorator:
-
-        @tb.compile
-        def step(x, labels):
-            optimizer.zero_grad()
-            loss = tb.ops.cross_entropy(model(x), labels)
-            loss.backward()
-            optimizer.step()
-            return loss
+    """Record and compile a training step. Also a decorator.
 
     The first call with arguments of one kind (shapes, dtypes, modes) runs the step as it is; the
     second records it. If anything that the step read has changed (training, requires_grad, the
@@ -205,6 +197,19 @@ def compile(
     Raises:
         RecordingError: at a call, if the step does something that can't be recorded. The message
             names the line. After this or any other error while recording, nothing has changed.
+
+    Example:
+        >>> model = tb.nn.MLP([2, 8, 2])
+        >>> optimizer = tb.optim.SGD(model.parameters(), lr=0.1)
+        >>> @tb.compile
+        ... def step(x, labels):
+        ...     optimizer.zero_grad()
+        ...     loss = tb.ops.cross_entropy(model(x), labels)
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     return loss
+        >>> step(np.eye(2, dtype=np.float32), np.array([0, 1])).shape
+        ()
     """
     if backend not in BACKENDS:
         expected = ", ".join(map(repr, BACKENDS))
@@ -237,6 +242,14 @@ def program(
 
     Raises:
         RecordingError: the step does something that can't be recorded.
+
+    Example:
+        >>> print(tb.program(tb.ops.tanh, np.ones(3)))
+        def step(a):
+            # forward
+            t1 = np.tanh(a)
+        <BLANKLINE>
+            return t1,
     """
     if not callable(step):
         raise TypeError(f"program: expected a function, got {type(step).__name__}")
