@@ -28,6 +28,8 @@ SPIN = 0.002
 """Seconds of waiting after which a rank sleeps between two looks: at once if cores are short."""
 GRACE = 1.0
 """Seconds of waiting after which a rank looks at what the others do."""
+SENT_AS = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(bool): np.dtype(np.uint8)}
+"""Dtypes that MPI lacks, or that hold no mark."""
 KINDS = ("all_reduce", "all_gather", "broadcast", "leave")
 
 
@@ -146,7 +148,7 @@ class Ranks(Communicator):
     def _packed(self, array: Array, mark: int) -> tuple[Any, Array]:
         """The array's library, and a vector that MPI may read and write: its numbers, the mark."""
         xp: Any = MODULES[type(array)]
-        dtype = np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
+        dtype = SENT_AS.get(array.dtype, array.dtype)
         buffer = xp.empty(array.size + 1, dtype)
         buffer[:-1] = array.reshape(-1)
         buffer[-1] = mark
