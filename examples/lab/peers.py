@@ -21,11 +21,13 @@ def torch_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
     import torch
     import torch.nn.functional as f
 
+    op = op.removeprefix("sync_")  # of one rank
+
     def fn(*inputs: Any) -> Any:
         given = dict(zip(names, inputs, strict=True))
         x, gamma, beta = inputs[0], given.get("gamma"), given.get("beta")
         eps, dtype = static.get("eps", 1e-5), inputs[0].dtype
-        if op == "batch_norm" and static:
+        if op == "batch_norm" and "mean" in static:
             mean, var = (torch.tensor(static[name]).to(dtype) for name in ("mean", "var"))
             return f.batch_norm(x, mean, var, gamma, beta, False, 0.0, eps)
         if op == "batch_norm":
@@ -77,6 +79,7 @@ def jax_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
 
     jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
+    op = op.removeprefix("sync_")  # of one rank
 
     def normalize(x: Any, axis: Any, eps: float, centred: bool = True) -> Any:
         d = x - x.mean(axis, keepdims=True) if centred else x
@@ -90,7 +93,7 @@ def jax_rival(op: str, names: Sequence[str], static: dict[str, Any]) -> Rival:
         if op == "cross_entropy":
             return -jax.nn.log_softmax(x)[np.arange(len(x)), static["labels"]].mean()
         per_channel = (1, -1) + (1,) * (x.ndim - 2)
-        if op == "batch_norm" and static:
+        if op == "batch_norm" and "mean" in static:
             mean, var = (jnp.asarray(static[n], x.dtype) for n in ("mean", "var"))
             y = (x - mean.reshape(per_channel)) / jnp.sqrt(var.reshape(per_channel) + eps)
         elif op == "batch_norm":

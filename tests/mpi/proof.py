@@ -77,6 +77,11 @@ def float32(comm):
     assert largest(comm, (y, parts(comm, exact)[0])) < max(4 * alone, 2e-6)
     half = distributed.sync_batch_norm(*parts(comm, x.astype(np.float16)), comm=comm)
     assert half.dtype == np.float16
+    for dtype in (np.bool_, np.int8, np.uint8, np.int32, np.int64, np.float16, np.float64):
+        y = comm.all_reduce(np.ones((2, 3), dtype))
+        assert y.dtype == dtype
+        assert (y == np.array(comm.size, dtype)).all()
+        assert comm.all_gather(np.full(2, comm.rank, dtype)).dtype == dtype
     return 0.0
 
 

@@ -53,7 +53,7 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path):
     path.unlink()
     assert launch(3, "faults.py", "kill", path).returncode != 0
     resumed = launch(3, "faults.py", "resume", path)
-    ends = [set(re.findall("came to the end: (.*)", r.stdout)) for r in (whole, resumed)]
+    ends = [set(re.findall("came to the end: ([0-9a-f]{64})", r.stdout)) for r in (whole, resumed)]
     assert len(ends[0]) == 1
     assert ends[0] == ends[1]
 

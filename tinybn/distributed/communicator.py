@@ -28,6 +28,8 @@ SPIN = 0.002
 """Seconds of waiting after which a rank sleeps between two looks: at once if cores are short."""
 GRACE = 1.0
 """Seconds of waiting after which a rank looks at what the others do."""
+SENT_AS = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(bool): np.dtype(np.uint8)}
+"""Dtypes that MPI lacks, or that hold no mark."""
 KINDS = ("all_reduce", "all_gather", "broadcast", "leave")
 
 
@@ -94,7 +96,8 @@ class Ranks(Communicator):
 
     def all_reduce(self, array: Array, what: str = "an array") -> Array:
         call, mark = self._announce("all_reduce", array, what)
-        xp, buffer = self._packed(array, mark)
+        whole = array.dtype.kind in "iub"  # sums of small integers overflow
+        xp, buffer = self._packed(array.astype(np.int64) if whole else array, mark)
         channel = self._channels["all_reduce"]
         self._wait(channel.Iallreduce(self._mpi.IN_PLACE, buffer), call, buffer.nbytes)
         if buffer[-1] != mark * self.size:
@@ -139,13 +142,13 @@ class Ranks(Communicator):
         number = self.traffic["messages"] + 1
         call = f"{kind} of {what}, {array.dtype} {array.shape}"
         self._board.write(number, "in", call)
-        mark = zlib.crc32(f"{number} {call}".encode()) % 8191  # a sum of 2048 fits into a float32
-        return call, mark % 251 if array.dtype == np.uint8 else mark
+        largest = 250 if array.dtype.itemsize == 1 else 8190  # 2048 times this fits into a float32
+        return call, zlib.crc32(f"{number} {call}".encode()) % largest + 1
 
     def _packed(self, array: Array, mark: int) -> tuple[Any, Array]:
         """The array's library, and a vector that MPI may read and write: its numbers, the mark."""
         xp: Any = MODULES[type(array)]
-        dtype = np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
+        dtype = SENT_AS.get(array.dtype, array.dtype)
         buffer = xp.empty(array.size + 1, dtype)
         buffer[:-1] = array.reshape(-1)
         buffer[-1] = mark
@@ -196,7 +199,7 @@ class Ranks(Communicator):
         with contextlib.suppress(Exception):
             self._board.write(self.traffic["messages"], "failed", reason)
             traceback.print_exception(error)
-            print(f"tinybn: rank {self.rank} of {self.size} failed: {reason}", file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"tinybn: rank {self.rank} of {self.size} failed: {reason}\n")
             sys.stderr.flush()
             sys.stdout.flush()
         self._mpi.COMM_WORLD.Abort(1)
