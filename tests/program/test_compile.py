@@ -488,15 +488,15 @@ def test_bad_options():
 def test_without_a_recent_numba_numpy_runs_the_program_after_one_warning(
     version, problem, monkeypatch
 ):
-    from tinybn.program import compiled
+    from tinybn.program import choice
 
     def version_of(name):
         if not version:
-            raise compiled.importlib.metadata.PackageNotFoundError(name)
+            raise choice.importlib.metadata.PackageNotFoundError(name)
         return version
 
-    monkeypatch.setattr(compiled.importlib.metadata, "version", version_of)
-    compiled._has_numba.cache_clear()
+    monkeypatch.setattr(choice.importlib.metadata, "version", version_of)
+    choice._has_numba.cache_clear()
     expected, _ = trained(STEPS["batch"])
     try:
         message = rf"{problem}.*pip install 'tinybn\[compile\]'"
@@ -506,7 +506,7 @@ def test_without_a_recent_numba_numpy_runs_the_program_after_one_warning(
         for one in found:
             assert_same(one, expected, 0)
     finally:
-        compiled._has_numba.cache_clear()
+        choice._has_numba.cache_clear()
 
 
 def test_a_step_with_ever_new_shapes_keeps_few_recordings():

@@ -8,9 +8,7 @@ nothing that the recording read has changed.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -18,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tinybn.backend import module, name_of
+from tinybn.backend import name_of
 from tinybn.modes import current_mode
-from tinybn.program.capture import Captured
-from tinybn.program.passes import exact, relaxed
-from tinybn.program.recorded import Recorded, refused
+from tinybn.program.choice import BACKENDS, machine
+from tinybn.program.passes import exact
+from tinybn.program.recorded import Recorded
 from tinybn.program.run import Run
-from tinybn.program.source import OnNumPy, Program
+from tinybn.program.source import Program
 from tinybn.program.state import State
-from tinybn.program.step import STEP, Step, fits, record
+from tinybn.program.step import fits, record
 from tinybn.program.tree import bare, leaves_of
 from tinybn.tensor import Tensor
 
@@ -40,11 +38,6 @@ if hasattr(os, "register_at_fork"):  # a child gets no lock that a thread of its
 
 MANY, KINDS = 16, 64
 """A step recorded MANY times warns. It keeps that many for each of the KINDS used last."""
-
-OLDEST_NUMBA = "0.62"
-"""The LLVM of older ones ends the process when it meets the larger of two floats."""
-
-BACKENDS = ("numba", "numpy", "graph")
 
 SIMPLE = {np.ndarray, Tensor, float, int}
 """Types of arguments that are not nested."""
@@ -109,43 +102,6 @@ class Compiled:
         self.latest = Run(step, *machine(step, backend, self.backend))
         found.append(self.latest)
         return self.latest
-
-
-def machine(step: Step, backend: str, wanted: str) -> tuple[Any, dict[int, int]]:
-    """What runs a recorded step, and for each output written over an input, that input."""
-    if (backend, wanted) == ("numpy", "numba") and _has_numba():
-        from tinybn.program.machine import Machine
-
-        return Machine(relaxed(step.program), step.homes), step.homes
-    if wanted == "graph":
-        if backend != "cupy":
-            raise refused(
-                "backend='graph' is for steps on CuPy arrays: move the model to CuPy", STEP
-            )
-        return Captured(step), step.homes
-    return OnNumPy(exact(step.program), module(backend)), {}
-
-
-@functools.cache
-def _has_numba() -> bool:
-    """Whether there is a Numba that may be used. Importing it would take half a second."""
-    try:
-        found = importlib.metadata.version("numba")
-        if _numbers(found) >= _numbers(OLDEST_NUMBA):
-            return True
-        problem = f"Numba {found} is older than {OLDEST_NUMBA}"
-    except importlib.metadata.PackageNotFoundError:
-        problem = "Numba is not installed"
-    warnings.warn(
-        f"compiled steps run on NumPy, without loops of their own, since {problem}: "
-        "pip install 'tinybn[compile]'",
-        stacklevel=6,
-    )
-    return False
-
-
-def _numbers(version: str) -> list[int]:
-    return [*map(int, re.findall(r"\d+", version)[:2])]
 
 
 def _kind(leaf: Any) -> Any:
