@@ -167,7 +167,9 @@ WRONG_ANSWERS = [
     ("d_x.var", "through_var = d_var * 2 * (x - mean) / (len(x) - 1)", "divide by n - 1"),
     # closed forms
     ("short_form", short(mean="0"), "forgot the path through the mean"),
-    ("short_form", short(along="0"), "forgot the path through the variance"),
+    ("short_form", short(along="0"), "path through the variance is missing"),
+    ("short_form", short(along="(gamma * dy).mean(0) * x_hat.mean(0)"),
+     "product of two means. Then it is 0.*multiply first"),
     ("short_form", short("dy", "dy.mean(0)", "(dy * x_hat).mean(0)"), "gamma is missing"),
     ("short_form", short(mean=f"({G}).sum(0)", along=f"({ALONG}).sum(0)"), "divide both sums by n"),
     ("short_form", short(along=f"-({ALONG}).mean(0)"), "wrong sign"),
@@ -185,7 +187,9 @@ WRONG_ANSWERS = [
     ("layer_norm.along", "along = (g * x_hat).mean(axis=-1)", "keepdims=True"),
     ("layer_norm", layer("g.mean(axis=0)", "(g * x_hat).mean(axis=0)"), "as batch norm does"),
     ("layer_norm", layer("0"), "forgot the path through the mean"),
-    ("layer_norm", layer(along="0"), "forgot the path through the variance"),
+    ("layer_norm", layer(along="0"), "path through the variance is missing"),
+    ("layer_norm", layer(along="g.mean(-1, keepdims=True) * x_hat.mean(-1, keepdims=True)"),
+     "product of two means. Then it is 0.*multiply first"),
     ("layer_norm", layer(by="np.sqrt(var)"), "eps is missing"),
     # running statistics
     ("running_statistics.mean", "new_mean = momentum * running_mean + (1 - momentum) * x.mean(0)",
@@ -208,6 +212,9 @@ WRONG_ANSWERS = [
     ("primitive.rule", "return -g * (y.data if hasattr(y, 'shape') and not isinstance(y, np.ndarray) else y) ** 3 / 2",
      "gradient of its gradient"),
     ("fused.parts", "return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)", "NumPy"),
+    ("fused.parts",
+     "return x / tb.ops.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)",
+     "also runs on Tensors.*tb.ops.mean"),
     ("fused.parts", "return x / tb.ops.sqrt(tb.ops.mean(x * x, axis=0, keepdims=True) + eps)",
      "each row"),
     ("fused.parts",
@@ -336,6 +343,29 @@ def test_a_gradient_that_fits_no_mistake_is_shown_path_by_path(tmp_path):
     numbers = re.findall(r"(?:direct|through \w+) +(\S+)", message)
     assert numbers == ["0", "-0.102062", "0.153093"]
     assert "0.051031" in message  # their sum
+
+
+def test_numbers_that_differ_late_are_shown_to_differ(tmp_path):
+    without_eps = f"return {SUM0} * -0.5 * var ** -1.5"
+    for where, line in [("d_var", without_eps), ("d_x_hat", "return dy * gamma * (1 + 3e-9)")]:
+        message = verdict(tmp_path, where, line).message
+        rows = re.findall(r"^    \[[\d, ]+\] +(\S+) +(\S+)$", message, re.MULTILINE)
+        assert rows
+        assert all(yours != expected for yours, expected in rows)
+        assert max(len(number) for row in rows for number in row) < 18
+
+
+def test_a_right_dy_is_told_even_if_the_bug_is_still_there(tmp_path):
+    right = (ANSWERS["find_the_bug.dy"], "return 2 * y")
+    for dy in right:
+        mine = learner(tmp_path, ("return np.ones(y.shape)", dy), holes=True)
+        state, message = judge("find_the_bug", mine)
+        assert state == TO_DO
+        assert "The bug is still there" in message
+        assert "Your a_dy_that_sees_it is right" in " ".join(message.split())
+    for dy in ("return np.ones(y.shape)", "return ...", "return y / 0"):
+        mine = learner(tmp_path, ("return np.ones(y.shape)", dy), holes=True)
+        assert "is right" not in judge("find_the_bug", mine).message.replace("that is right", "")
 
 
 def test_arguments_are_what_was_recorded_and_not_what_the_learner_computed(tmp_path):

@@ -46,7 +46,7 @@ def test_every_exercise_has_its_chapter():
     assert sorted(found) == sorted(exercises.names())
 
 
-def test_a_picture_is_described_and_takes_the_colour_of_the_page():
+def test_a_picture_is_described_and_takes_the_color_of_the_page():
     pytest.importorskip("matplotlib")
     from pictures import PATHS, Picture, bars, piles
 

@@ -46,7 +46,7 @@ class Translated:
         return tb.ops.mean(a, axis, keepdims=True)
 
     @staticmethod
-    def normalize(x, axis, eps=1e-5):
+    def standardize(x, axis, eps=1e-5):
         if axis == 0:
             return tb.ops.batch_norm(x, eps=eps)
         return tb.ops.layer_norm(x, eps=eps)
@@ -127,7 +127,7 @@ def test_arrays_may_stand_on_the_left():
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 0.1])
 def test_norms(axis, eps):
     def norm(lib, x, gamma, beta):
-        return gamma * lib.normalize(x, axis, eps) + beta
+        return gamma * lib.standardize(x, axis, eps) + beta
 
     x = normal(8, 5) * 10 + 100
     compare(norm, x, np.array([0.0, 1.5, -2.0, 0.5, 3.0]), normal(5, seed=2))
@@ -136,7 +136,7 @@ def test_norms(axis, eps):
 def test_norms_are_tinybns_op_with_parameters():
     x, gamma, beta, dy = normal(8, 5), normal(5, seed=1), normal(5, seed=2), normal(8, 5, seed=3)
     ours = [engine.Tensor(a) for a in (x, gamma, beta)]
-    y = ours[1] * engine.normalize(ours[0], axis=0) + ours[2]
+    y = ours[1] * engine.standardize(ours[0], axis=0) + ours[2]
     engine.backward(y, dy)
     theirs = [tb.tensor(a, requires_grad=True) for a in (x, gamma, beta)]
     expected = tb.ops.batch_norm(*theirs)  # the fused op
@@ -158,7 +158,7 @@ def test_a_step_of_an_mlp():
         if name == "weight":
             a = engine.relu(a) @ weight if i else a @ weight
         elif name == "gamma":
-            a = engine.normalize(a, axis=0) * weight
+            a = engine.standardize(a, axis=0) * weight
         else:
             a = a + weight
     loss = engine.cross_entropy(a, np.eye(10)[labels])

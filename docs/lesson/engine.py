@@ -116,7 +116,7 @@ def mean(a, axis):
     return total(a, axis) / as_tensor(a).data.shape[axis]
 
 
-def normalize(x, axis, eps=1e-5):
+def standardize(x, axis, eps=1e-5):
     """Batch norm's x̂ along axis 0, layer norm's along axis 1."""
     d = x - mean(x, axis)
     variance = mean(d * d, axis)

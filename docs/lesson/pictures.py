@@ -1,6 +1,6 @@
-"""The look of the lesson's pictures: SVG in the colour of the page's text, dark or light.
+"""The look of the lesson's pictures: SVG in the color of the page's text, dark or light.
 
-The colours are those of Okabe and Ito, which colour-blind people tell apart; paths also differ in
+The colors are those of Okabe and Ito, which color-blind people tell apart; paths also differ in
 their hatch.
 """
 
@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-INK = "black"  # becomes the colour of the page's text
+INK = "black"  # becomes the color of the page's text
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 PATHS = {
     "direct": (BLUE, "//"),
@@ -59,9 +59,9 @@ class Picture(Figure):
         return f'<div role="img" aria-label="{escape(self.description)}">{svg}</div>'
 
 
-def bars(ax, names, values, colour=BLUE, hatch=None, title=""):
+def bars(ax, names, values, color=BLUE, hatch=None, title=""):
     """One bar per name, with its number."""
-    drawn = ax.bar(names, values, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.6)
+    drawn = ax.bar(names, values, color=color, hatch=hatch, edgecolor=INK, linewidth=0.6)
     ax.bar_label(drawn, fmt=lambda value: f"{value:.3g}".replace("-", "−"), padding=2, fontsize=9)
     ax.axhline(0, color=INK, linewidth=0.8)
     ax.margins(y=0.2)
@@ -72,10 +72,10 @@ def piles(ax, names, contributions):
     """Contributions to a gradient, piled up per sample; the diamond is their sum."""
     up, down = np.zeros(len(names)), np.zeros(len(names))
     for path, values in contributions.items():
-        colour, hatch = PATHS[path]
+        color, hatch = PATHS[path]
         values = np.ravel(values)
         base = np.where(values < 0, down, up)
-        ax.bar(names, values, 0.5, base, color=colour, hatch=hatch, edgecolor=INK, label=path)
+        ax.bar(names, values, 0.5, base, color=color, hatch=hatch, edgecolor=INK, label=path)
         up, down = up + values.clip(0), down + values.clip(max=0)
     ax.plot(names, up + down, "D", color=INK, label="sum")
     ax.axhline(0, color=INK, linewidth=0.8)

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description="Batch norm by your own hands: exercises, and a checker for them. The first "
-        "call writes a file with holes into the current folder; later calls check it.",
+        "call writes a file with blanks into the current folder; later calls check it.",
         epilog="Exercises: " + ", ".join(text.names()),
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="check these only")
@@ -96,7 +96,7 @@ def _write(path: Path) -> None:
         raise SystemExit(f"Can't write {path}: {error.strerror}") from None
     _say(
         f"{kept}Wrote {path}, with {len(text.names())} exercises.\n\n"
-        "Open it in an editor, and replace the first `...` by code. Then run\n\n"
+        "Open it in an editor, and replace the first `...` with code. Then run\n\n"
         f"    {_command(path)}\n\n"
         "to check it. That command also tells you what to do next."
     )

@@ -41,7 +41,7 @@ def judge(name: str, learner: Learner) -> Verdict:
         return Verdict(TO_DO, _wrapped(hole))
     except Problem as problem:
         return Verdict(WRONG, _wrapped(problem))
-    return Verdict(RIGHT, task.learnt)
+    return Verdict(RIGHT, task.learned)
 
 
 def _wrapped(problem: Problem) -> str:
@@ -121,13 +121,22 @@ def _fault(value: Any, expected: Any) -> str:
         return ""
     places = [tuple(map(int, index)) for index in np.argwhere(wrong)]
     rows = [("[row, column]" if array.ndim == 2 else "[column]", "yours", "expected")]
-    rows += [(f"{[*i]}", f"{array[i]:.6g}", f"{expected[i]:.6g}") for i in places[:3]]
-    lines = [f"    {place:<13}{yours:>14}{right:>14}" for place, yours, right in rows]
+    rows += [(f"{[*i]}", *_apart(array[i], expected[i])) for i in places[:3]]
+    lines = [f"    {place:<13}{yours:>18}{right:>18}" for place, yours, right in rows]
     if len(places) > 3:
         lines.append(f"    … ({len(places)} of {array.size} numbers differ)")
     if not np.isfinite(array).all():
         lines += ["", "    Yours has an inf or a NaN: is something divided by 0 there?"]
     return "\n".join(lines)
+
+
+def _apart(yours: float, expected: float) -> tuple[str, str]:
+    """Two numbers with so many digits that one sees that they differ."""
+    for digits in range(6, 17):
+        shown = f"{yours:.{digits}g}", f"{expected:.{digits}g}"
+        if shown[0] != shown[1]:
+            break
+    return shown
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

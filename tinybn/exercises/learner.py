@@ -99,7 +99,7 @@ class Learner:
 
 @contextlib.contextmanager
 def own_registry() -> Iterator[None]:
-    """The fused ops that a file declares in this block are forgotten afterwards.
+    """The fused ops that a file declares in this block are forgotten afterward.
 
     The file may run twice: as a script, and in the checker.
     """
@@ -157,7 +157,7 @@ def _advice(error: BaseException, said: str) -> str:
         return "The function calls itself again and again."
     if isinstance(error, SystemExit):
         return "Take exit() out of the file: it also ends the checker."
-    if "ufunc" in said or "NumPy" in said:
+    if "ufunc" in said or "numpy" in said.lower():
         return (
             "This code also runs on Tensors, and NumPy's functions don't know them: use operators, "
             "and tb.ops.sqrt, tb.ops.mean and so on."

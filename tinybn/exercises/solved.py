@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Batch normalization, by your own hands: eleven exercises.
 
-Replace every `...` by code (in the last exercise, repair a bug), save, and let the checker look:
+Replace every `...` with code (in find_the_bug, repair a bug), save, and let the checker look:
 
     python -m tinybn exercises                     checks everything
     python -m tinybn exercises d_var               checks one exercise
@@ -13,7 +13,7 @@ with what tinybn recorded while it ran batch norm forward and backward. You may 
 
 All names mean the same everywhere:
 
-    x            a batch: n rows (examples) and C columns (channels), so its shape is (n, C)
+    x            a batch: n rows (examples) and C columns (features), so its shape is (n, C)
     mean, var    μ and σ² of each column, of shape (C,)
     x_hat        x̂ = (x - mean) / √(var + eps), of shape (n, C)
     y            gamma * x_hat + beta, of shape (n, C); gamma and beta have shape (C,)
@@ -54,7 +54,7 @@ def four_steps(x, gamma, beta, eps):
 
 # ------------------------------------------------------------------------------------- d_x_hat
 def d_x_hat(dy, gamma):
-    """∂L/∂x̂, the first step of the way back.
+    """∂L/∂x̂, the first step of the backward pass.
 
     Forward, y = gamma * x_hat + beta. If an element of x_hat grows a little, by how much does y
     grow, and so L?
@@ -111,47 +111,6 @@ def d_x(d_x_hat, x, mean, var, d_mean, d_var, eps):
     return direct, through_mean, through_var
 
 
-# ---------------------------------------------------------------------------------- short_form
-def short_form(dy, x_hat, gamma, var, eps):
-    """∂L/∂x again, in one line: no d_var, no d_mean, and not even x.
-
-    Put the formulas of the last three exercises into each other, with (x - mean) written as
-    x_hat * √(var + eps). What remains is dy, minus its mean, minus something along x_hat; all
-    of it scaled.
-    """
-    # hole: return ...
-    return gamma / np.sqrt(var + eps) * (dy - dy.mean(axis=0) - x_hat * (dy * x_hat).mean(axis=0))
-
-
-# ---------------------------------------------------------------------------------- layer_norm
-def layer_norm(dy, x_hat, gamma, var, eps):
-    """∂L/∂x of layer norm, which normalizes each row instead of each column.
-
-    So mean and var belong to a row: they are taken over axis=-1, and var has shape (n, 1).
-    gamma still has shape (C,): within one row, it is a different number for every element.
-    """
-    # hole: return ...
-    g = gamma * dy
-    along = (g * x_hat).mean(axis=-1, keepdims=True)
-    return (g - g.mean(axis=-1, keepdims=True) - x_hat * along) / np.sqrt(var + eps)
-
-
-# -------------------------------------------------------------------------- running_statistics
-def running_statistics(running_mean, running_var, x, momentum):
-    """What batch norm remembers in training, for later: two moving averages.
-
-    After each batch, each moves a step from its old value towards the batch's value. momentum,
-    such as 0.1, is the weight of the batch's value; the old value keeps the rest of the weight.
-    The batch's variance is the unbiased one here: the sum of (x - mean)² divided by n - 1.
-    """
-    # hole: new_mean = ...
-    new_mean = (1 - momentum) * running_mean + momentum * x.mean(axis=0)
-    # hole: new_var = ...
-    new_var = (1 - momentum) * running_var + momentum * x.var(axis=0, ddof=1)
-
-    return new_mean, new_var
-
-
 # ----------------------------------------------------------------------------------- primitive
 # An op of your own: 1/√a for each element, with its gradient rule.
 def rule(g, y, a):
@@ -169,6 +128,54 @@ def inverse_sqrt(xp, a):
     """1/√a, for a > 0. xp is the array library, here NumPy: write xp.sqrt."""
     # hole: return ...
     return 1 / xp.sqrt(a)
+
+
+# ---------------------------------------------------------------------------------- short_form
+def short_form(dy, x_hat, gamma, var, eps):
+    """∂L/∂x again, in one line: no d_var, no d_mean, and not even x.
+
+    Put the formulas of d_var, d_mean and d_x into each other, with (x - mean) written as
+    x_hat * √(var + eps). What remains is dy, minus its mean, minus something along x_hat; all
+    of it scaled.
+    """
+    # hole: return ...
+    return gamma / np.sqrt(var + eps) * (dy - dy.mean(axis=0) - x_hat * (dy * x_hat).mean(axis=0))
+
+
+# -------------------------------------------------------------------------------- find_the_bug
+def batch_norm_gradient(dy, x_hat, gamma, var, eps):
+    """∂L/∂x of batch norm, by somebody who checked it with dy = 1 everywhere.
+
+    Then it returns 0 for every x, and that is right. Still, one line is wrong. Repair it.
+    """
+    g = gamma * dy
+    mean_of_g = g.mean(axis=0)
+    # hole: along_x_hat = g.mean(axis=0) * x_hat.mean(axis=0)
+    along_x_hat = (g * x_hat).mean(axis=0)
+
+    return (g - mean_of_g - x_hat * along_x_hat) / np.sqrt(var + eps)
+
+
+def a_dy_that_sees_it(y, rng):
+    """Which dy would have shown the bug? Return one, in the shape of y.
+
+    y is the output of batch norm. rng draws random numbers: rng.standard_normal(y.shape).
+    """
+    # hole: return np.ones(y.shape)
+    return rng.standard_normal(y.shape)
+
+
+# ---------------------------------------------------------------------------------- layer_norm
+def layer_norm(dy, x_hat, gamma, var, eps):
+    """∂L/∂x of layer norm, which normalizes each row instead of each column.
+
+    So mean and var belong to a row: they are taken over axis=-1, and var has shape (n, 1).
+    gamma still has shape (C,): within one row, it is a different number for every element.
+    """
+    # hole: return ...
+    g = gamma * dy
+    along = (g * x_hat).mean(axis=-1, keepdims=True)
+    return (g - g.mean(axis=-1, keepdims=True) - x_hat * along) / np.sqrt(var + eps)
 
 
 # --------------------------------------------------------------------------------------- fused
@@ -207,27 +214,20 @@ def _(xp, needed, g, saved, x, *, eps):
     return (d_x,)  # a tuple: one gradient per input
 
 
-# -------------------------------------------------------------------------------- find_the_bug
-def batch_norm_gradient(dy, x_hat, gamma, var, eps):
-    """∂L/∂x of batch norm, by somebody who checked it with dy = 1 everywhere.
+# -------------------------------------------------------------------------- running_statistics
+def running_statistics(running_mean, running_var, x, momentum):
+    """What batch norm remembers in training, for later: two moving averages.
 
-    Then it returns 0 for every x, and that is right. Still, one line is wrong. Repair it.
+    After each batch, each moves a step from its old value toward the batch's value. momentum,
+    such as 0.1, is the weight of the batch's value; the old value keeps the rest of the weight.
+    The batch's variance is the unbiased one here: the sum of (x - mean)² divided by n - 1.
     """
-    g = gamma * dy
-    mean_of_g = g.mean(axis=0)
-    # hole: along_x_hat = g.mean(axis=0) * x_hat.mean(axis=0)
-    along_x_hat = (g * x_hat).mean(axis=0)
+    # hole: new_mean = ...
+    new_mean = (1 - momentum) * running_mean + momentum * x.mean(axis=0)
+    # hole: new_var = ...
+    new_var = (1 - momentum) * running_var + momentum * x.var(axis=0, ddof=1)
 
-    return (g - mean_of_g - x_hat * along_x_hat) / np.sqrt(var + eps)
-
-
-def a_dy_that_sees_it(y, rng):
-    """Which dy would have shown the bug? Return one, in the shape of y.
-
-    y is the output of batch norm. rng draws random numbers: rng.standard_normal(y.shape).
-    """
-    # hole: return np.ones(y.shape)
-    return rng.standard_normal(y.shape)
+    return new_mean, new_var
 
 
 # ---------------------------------------------------------------------------------- the checker

@@ -9,8 +9,8 @@ import numpy as np
 
 from tinybn.autodiff import grad
 from tinybn.check import GradientError, compare, gradcheck
-from tinybn.exercises import recorded, text
-from tinybn.exercises.learner import Hole, Learner, Problem, indented
+from tinybn.exercises import bug, recorded
+from tinybn.exercises.learner import Learner, Problem, indented
 from tinybn.exercises.recorded import Case
 from tinybn.tensor import Tensor
 
@@ -23,14 +23,14 @@ class Task(NamedTuple):
             case.
         cases: the batches to run it on.
         run: calls the learner's functions on a case.
-        learnt: what a right answer shows, in one line.
+        learned: what a right answer shows, in one line.
         finish: a last check of right answers, or None.
     """
 
     results: tuple[str, ...]
     cases: Callable[[], list[Case]]
     run: Callable[[Learner, Case], Sequence[Any]]
-    learnt: str
+    learned: str
     finish: Callable[[Learner], None] | None = None
 
 
@@ -133,45 +133,6 @@ def _compared(learner: Learner) -> None:
             ) from None
 
 
-def _planted_bug() -> Any:
-    """The wrong function of the file."""
-    names: dict[str, Any] = {"np": np}
-    exec(text.with_holes("find_the_bug"), names)  # noqa: S102, our own text
-    return names["batch_norm_gradient"]
-
-
-def _find_the_bug(learner: Learner, case: Case) -> Sequence[Any]:
-    (d_x,) = _one("batch_norm_gradient", "dy", "x_hat", "gamma", "var", "eps")(learner, case)
-    wrong = _planted_bug()(case.dy, case.x_hat, case.gamma, case.var, case.eps)
-    if text.PLANTED in learner.path.read_text("utf-8", errors="replace") and np.array_equal(
-        d_x, wrong
-    ):
-        raise Hole("The bug is still there: a gradient that is right for dy = 1 may be wrong.")
-    return [d_x]
-
-
-def _sees_the_bug(learner: Learner) -> None:
-    """The learner's dy must tell the planted bug from the right gradient."""
-    case = recorded.columns()[1]
-    rng = np.random.default_rng(0)
-    dy = learner.call(learner.function("a_dy_that_sees_it"), case.y, rng)
-    if dy is ...:
-        raise Hole("a_dy_that_sees_it still has a `...`.")
-    if not isinstance(dy, np.ndarray) or dy.shape != case.y.shape or dy.dtype.kind not in "if":
-        raise Problem(f"a_dy_that_sees_it must return an array of shape {case.y.shape}, as y.")
-    if not np.isfinite(dy).all():
-        raise Problem("a_dy_that_sees_it returned an inf or a NaN.")
-    wrong = _planted_bug()(dy, case.x_hat, case.gamma, case.var, case.eps)
-    right = recorded.with_dy(case, dy.astype(np.float64))
-    if not np.allclose(wrong, right, rtol=0, atol=1e-6 * abs(dy).max()):
-        return
-    raise Hole(
-        "The gradient is right now. Still to do: with your a_dy_that_sees_it, the wrong gradient "
-        "would equal the right one. If dy is the same in a whole column, L is that number times "
-        "the sum of y. That sum does not depend on x: it is n * beta."
-    )
-
-
 TASKS: dict[str, Task] = {
     "four_steps": Task(
         ("mean", "var", "x_hat", "y"),
@@ -203,30 +164,31 @@ TASKS: dict[str, Task] = {
         _calls("d_x", "d_x_hat", "x", "mean", "var", "d_mean", "d_var", "eps"),
         "every x in a column moves every other",
     ),
-    "short_form": Task(
-        ("d_x",),
-        recorded.columns,
-        _one("short_form", "dy", "x_hat", "gamma", "var", "eps"),
-        "dy without its parts along 1 and along x_hat",
-    ),
-    "layer_norm": Task(
-        ("d_x",),
-        recorded.rows,
-        _one("layer_norm", "dy", "x_hat", "gamma", "var", "eps"),
-        "gamma changes within a row: inside the sums",
-    ),
-    "running_statistics": Task(
-        ("new_mean", "new_var"),
-        recorded.running,
-        _calls("running_statistics", "running_mean", "running_var", "x", "momentum"),
-        "evaluation uses these: no batch needed",
-    ),
     "primitive": Task(
         ("y", "d_a"),
         recorded.roots,
         _primitive,
         "your rule also gave the second derivative",
         _second_derivative,
+    ),
+    "short_form": Task(
+        ("d_x",),
+        recorded.columns,
+        _one("short_form", "dy", "x_hat", "gamma", "var", "eps"),
+        "dy without its parts along 1 and along x_hat",
+    ),
+    "find_the_bug": Task(
+        ("d_x",),
+        recorded.columns,
+        bug.gradient,
+        "check gradients with a random dy, never ones",
+        bug.must_be_seen,
+    ),
+    "layer_norm": Task(
+        ("d_x",),
+        recorded.rows,
+        _one("layer_norm", "dy", "x_hat", "gamma", "var", "eps"),
+        "gamma changes within a row: inside the sums",
     ),
     "fused": Task(
         ("the composition", "x_hat", "d_x"),
@@ -235,11 +197,10 @@ TASKS: dict[str, Task] = {
         "tb.check.compare agrees, in float32, too",
         _compared,
     ),
-    "find_the_bug": Task(
-        ("d_x",),
-        recorded.columns,
-        _find_the_bug,
-        "check gradients with a random dy, never ones",
-        _sees_the_bug,
+    "running_statistics": Task(
+        ("new_mean", "new_var"),
+        recorded.running,
+        _calls("running_statistics", "running_mean", "running_var", "x", "momentum"),
+        "evaluation uses these: no batch needed",
     ),
 }

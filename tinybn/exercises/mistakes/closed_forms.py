@@ -23,6 +23,11 @@ from tinybn.exercises.recorded import Case
 NO_GAMMA = "gamma is missing: what arrives at x_hat is gamma * dy."
 NO_MEAN = "You forgot the path through the mean: the term with the mean of the gradient."
 NO_VAR = "You forgot the path through the variance: the term along x_hat."
+NO_ALONG = (
+    "The path through the variance is missing: the term along x_hat. Or is it in your code, as a "
+    "product of two means? Then it is 0, because the mean of x_hat is 0. It needs the mean of the "
+    "products: multiply first, then take the mean."
+)
 SUMS = "You take sums where means belong: n is in the formula, so divide both sums by n."
 KEEPDIMS = (
     "A mean over axis=-1 has shape (n,), and NumPy lines that up with the columns: give "
@@ -67,7 +72,7 @@ MISTAKES: Mistakes = {
     "short_form": {
         "d_x": [
             (lambda c: _batch(c, mean=0.0), NO_MEAN),
-            (lambda c: _batch(c, along=0.0), NO_VAR),
+            (lambda c: _batch(c, along=0.0), NO_ALONG),
             (lambda c: c.gamma * c.dy / root(c), f"{NO_MEAN} {NO_VAR}"),
             (
                 lambda c: (c.dy - c.dy.mean(0) - c.x_hat * (c.dy * c.x_hat).mean(0)) / root(c),
@@ -140,7 +145,7 @@ MISTAKES: Mistakes = {
             (lambda c: _layer(c, along=(c.gamma * c.dy * c.x_hat).mean(-1)), KEEPDIMS),
             (lambda c: c.gamma * _layer(c), "gamma is multiplied twice."),
             (lambda c: _layer(c, mean=0.0), NO_MEAN),
-            (lambda c: _layer(c, along=0.0), NO_VAR),
+            (lambda c: _layer(c, along=0.0), NO_ALONG),
             (
                 lambda c: _layer(c, mean=row_means(c.dy)),
                 "gamma is missing in the mean of the gradient.",
