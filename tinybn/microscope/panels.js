@@ -55,7 +55,7 @@ function drawEvent(view, event, hidden, numbers) {
   if (event.is_matrix) {
     const size = event.value.length, rows = event.upstream.length;
     const cells = Array.from({ length: rows }, (_, i) => element("tr", {}, ...event.local.slice(i * size, (i + 1) * size).map((v) => element("td", {}, shown(v, 4)))));
-    const sum = table(view, [["adds", mask(event.value), "adds"]]);
+    const sum = table(view, [["adds", mask(event.value), "adds"]], false);
     numbers.append(element("div", { class: "matrix-row" }, table(view, columns), "×", element("table", { class: "matrix" }, ...cells), "=", sum),
       element("p", {}, `The matrix is ∂y/∂${to.symbol}: a row for each y, a column for each ${to.symbol}.`));
     return;
@@ -65,15 +65,16 @@ function drawEvent(view, event, hidden, numbers) {
   columns.push([event.terms ? "Σ adds" : "= adds", mask(event.value), "adds"]);
   const parts = Object.entries(event.parts);
   const split = parts.length > 1 && !hidden;
-  if (split && !event.terms) {
+  const few = view.recording.labels.length <= 4;
+  if (split && !event.terms && !few) {
     parts.forEach(([path, value], i) => columns.push([`${i ? "+" : "="} ${pathName(view, path)}`, value, zero(value), path]));
   }
   numbers.append(table(view, columns));
-  if (!split || !event.terms) return;
+  if (!split || !(event.terms || few)) return;
   const upstream = Object.values(event.upstream_parts);
   const items = parts.map(([path, value], i) => {
     const sum = upstream[i].map((v) => shown(v)).join(" + ").replaceAll("+ −", "− ");
-    const text = `${shown(event.local[0])} × (${sum}) = ${list(value)}`;
+    const text = event.terms ? `${shown(event.local[0])} × (${sum}) = ${list(value)}` : list(value);
     return element("li", {}, key(path), `${pathName(view, path)}: `,
       element("span", { class: `numbers ${zero(value) ?? ""}` }, text), zero(value) ? " exactly 0" : "");
   });
@@ -81,9 +82,9 @@ function drawEvent(view, event, hidden, numbers) {
 }
 
 // Columns of numbers: one row per value; a single number stands in the middle of its column.
-function table(view, columns) {
+function table(view, columns, labelled = true) {
   const rows = Math.max(...columns.map(([, array]) => array.length));
-  const labels = rows === view.recording.labels.length ? view.recording.labels : [];
+  const labels = labelled && rows === view.recording.labels.length ? view.recording.labels : [];
   const head = element("tr", {}, ...(labels.length ? [element("th", {})] : []), ...columns.map(([title, , , path]) => element("th", { scope: "col" }, ...(path ? [key(path), element("br")] : []), title)));
   const body = Array.from({ length: rows }, (_, i) => {
     const cells = columns.flatMap(([, array, cls]) => {

@@ -190,6 +190,6 @@ def _end(recording: Recording) -> str:
             "Σ dx need not be 0."
         )
     return (
-        "Three paths reach x: directly, through μ, and through σ². The fourth, through σ² and then "
-        "μ, adds 0. Their sum is what the closed form says."
+        "Three paths reach x: directly, through μ, and through σ². The fourth, from σ² "
+        "through μ, adds 0. Their sum is what the closed form says."
     )
