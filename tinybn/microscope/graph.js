@@ -47,7 +47,7 @@ function placed(view, width) {
       const here = boxes.filter((b) => nodes[b].column === c);
       const tallest = Math.max(0, ...here.map((b) => places[b].h));
       for (const b of here) {
-        places[b].x = nodes[b].row ? width - boxWidth - 4 : 4;
+        places[b].x = nodes[b].row ? Math.min(width, 440) - boxWidth - 4 : 4;
         places[b].y = y + (tallest - places[b].h) / 2;
       }
       y += tallest + 18;

@@ -116,6 +116,7 @@ function pile(view, index, step, hidden, ghost) {
   const x = (v) => left + 6 + ((v - low) / span) * (width - left - 92);
   const svg = element("svg", { viewBox: `0 0 ${width} ${n * line + 6}`, width, height: n * line + 6, role: "img" });
   const total = view.gradientAt(index, step, hidden).array;
+  const asked = hidden && view.events[view.steps[step].event]?.to === index;
   for (let i = 0; i < n; i++) {
     const y = 3 + i * line, middle = y + line / 2;
     if (n > 1) svg.append(element("text", { x: left - 4, y: middle + 4, "text-anchor": "end", class: "small" }, view.recording.labels[i] ?? ""));
@@ -127,7 +128,7 @@ function pile(view, index, step, hidden, ghost) {
     svg.append(element("line", { class: "axis", x1: x(0), x2: x(0), y1: y, y2: y + line }));
     if (ghost) svg.append(element("rect", { class: "ghost", x: x(ghost[i]) - 3, y: y + 1, width: 6, height: line - 2 }));
     if (total) svg.append(element("line", { class: "tick", x1: x(total[i]), x2: x(total[i]), y1: y + 1, y2: y + line - 1 }));
-    svg.append(element("text", { x: width - 2, y: middle + 4, "text-anchor": "end", class: "total" }, total ? shown(total[i]) : hidden ? "?" : ""));
+    svg.append(element("text", { x: width - 2, y: middle + 4, "text-anchor": "end", class: "total" }, total ? shown(total[i]) : asked ? "?" : ""));
   }
   const { symbol } = view.nodes[index];
   svg.setAttribute("aria-label", `gradient of ${symbol}: ${total ? list(total) : "blank"}`);
@@ -138,7 +139,7 @@ function drawPiles(view, step, hidden, ghost) {
   const now = view.steps[step], x = view.recording.x;
   const to = now.event >= 0 ? view.events[now.event].to : -1;
   $("#pile-now").replaceChildren(...(to >= 0 && to !== x ? pile(view, to, step, hidden) : []));
-  $("#pile-x").replaceChildren(...pile(view, x, step, hidden, ghost));
+  $("#pile-x").replaceChildren(...pile(view, x, step, hidden, hidden ? undefined : ghost));
 }
 
 function drawPaths(view, step, hidden) {
