@@ -337,6 +337,7 @@ def test_predict_first_hides_the_next_number_until_asked(open_page, cookies, coo
     assert "Predict: What does x̂ add to the gradient of d?" in page.inner_text("#numbers")
     assert cells(page, "#numbers td.adds") == ["?"] * 3
     assert pile_totals(page, "pile-now") == ["?"] * 3
+    assert pile_totals(page, "pile-x") == [""] * 3
     everywhere = page.evaluate(
         "['now', 'piles', 'paths', 'live', 'everything'].map((id) => document.getElementById(id).textContent).join()"
     )
@@ -529,3 +530,7 @@ def test_the_ladder_at_widths_and_in_themes(open_page, ladders, width, scheme):
     page.click("#reveal")
     assert at(page) == 13
     assert page.locator("#numbers tr").count() == 4
+    page.keyboard.press("End")
+    assert page.evaluate(
+        "document.querySelector('#numbers').scrollWidth <= document.querySelector('#numbers').clientWidth"
+    )
