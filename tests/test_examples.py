@@ -132,6 +132,8 @@ def test_the_commands_run_from_a_wheel_in_an_empty_folder(tmp_path):
     result = run("demo", "--seeds", "1", "--epochs", "1")
     assert "gradient of" in result.stdout
     assert (empty / "runs/demo/with_and_without.png").exists()
+    assert run("microscope", "--view", "ladder").stdout.startswith("wrote ladder.html")
+    assert "<svg" in (empty / "ladder.html").read_text(encoding="utf-8")
 
 
 def test_a_command_says_which_extra_it_needs():

@@ -6,6 +6,7 @@ import pytest
 
 from tinybn.microscope import ladder, record, whatif
 from tinybn.microscope.formatting import shown
+from tinybn.microscope.page import of_recordings
 from tinybn.microscope.steps import steps
 
 WIDTHS = (360, 800, 1400)
@@ -26,7 +27,9 @@ def cookie(bundle):
 @pytest.fixture(scope="session")
 def cookies(bundle, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "microscope.html"
-    path.write_text(bundle[0].page(), encoding="utf-8")
+    found, recordings = bundle
+    text = of_recordings(found.questions, found.start, recordings)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -61,6 +64,10 @@ def state_of(page):
     return page.evaluate(
         "['graph', 'now', 'piles', 'paths'].map((id) => document.getElementById(id).innerHTML)"
     )
+
+
+def choose(page, name, value):
+    page.locator(f"label:has([name={name}][value='{value}'])").click()
 
 
 def overflow(page):
@@ -212,6 +219,15 @@ def test_arrow_keys_in_a_switch_change_the_switch_alone(open_page, cookies):
     assert at(page) == 5
 
 
+def test_after_a_click_on_a_switch_the_arrow_keys_step(open_page, cookies):
+    page = open_page(cookies, fragment="#step=5")
+    choose(page, "upstream", "random")
+    page.wait_for_function("document.activeElement === document.body")
+    page.keyboard.press("ArrowRight")
+    assert page.input_value("[name=upstream]:checked") == "random"
+    assert at(page) == 6
+
+
 def test_everything_is_reached_with_the_tab_key(open_page, cookies):
     page = open_page(cookies)
     seen = set()
@@ -239,7 +255,7 @@ def test_the_slider_and_a_line_of_the_program_lead_to_a_step(open_page, cookies,
 def test_the_address_leads_back_to_the_same_place(open_page, cookies):
     page = open_page(cookies)
     page.fill("#slider", "7")
-    page.check("[name=norm][value=layer]", force=True)
+    choose(page, "norm", "layer")
     fragment = page.evaluate("location.hash")
     again = open_page(cookies, fragment=fragment)
     assert at(again) == 7
@@ -255,8 +271,8 @@ def test_every_what_if(open_page, cookies, bundle):
     for key, recording in bundle[1].items():
         for name, value in zip(names, key, strict=True):
             if page.input_value(f"[name={name}]:checked") != value:
-                page.check(f"[name={name}][value='{value}']", force=True)
-        page.press("body", "End")
+                choose(page, name, value)
+        page.fill("#slider", "99")
         assert at(page) == len(steps(recording)) - 1
         assert pile_totals(page, "pile-x") == numbers(recording.gradient)
         assert page.locator(SYMBOL).count() == len({node.inside for node in recording.nodes})
@@ -268,11 +284,11 @@ def test_every_what_if(open_page, cookies, bundle):
 
 def test_constants_are_for_batch_norm_only(open_page, cookies):
     page = open_page(cookies)
-    page.check("[name=statistics][value=constant]", force=True)
-    page.check("[name=norm][value=layer]", force=True)
+    choose(page, "statistics", "constant")
+    choose(page, "norm", "layer")
     assert page.input_value("[name=statistics]:checked") == "computed"
     assert page.is_disabled("[name=statistics][value=constant]")
-    page.check("[name=norm][value=batch]", force=True)
+    choose(page, "norm", "batch")
     assert page.is_enabled("[name=statistics][value=constant]")
 
 
@@ -281,7 +297,7 @@ def test_what_was_switched_is_compared_with_what_was_there(open_page, cookies):
     page.press("body", "End")
     assert page.locator("#pile-x rect.ghost").count() == 0
     before = pile_totals(page, "pile-x")
-    page.check("[name=values][value='2,14,6']", force=True)
+    choose(page, "values", "2,14,6")
     assert page.locator("#pile-x rect.ghost").count() == 3
     assert pile_totals(page, "pile-x")[0] != before[0]  # the first cookie's gradient changes, too
     assert "Only the second cookie changes" in page.inner_text("#whatif")
@@ -290,7 +306,7 @@ def test_what_was_switched_is_compared_with_what_was_there(open_page, cookies):
 def test_a_switch_keeps_the_step(open_page, cookies):
     page = open_page(cookies, fragment="#step=23")
     title = page.inner_text("#title")
-    page.check("[name=eps][value='0.1']", force=True)
+    choose(page, "eps", "0.1")
     assert page.inner_text("#title") == title
 
 
@@ -321,6 +337,7 @@ def test_predict_first_hides_the_next_number_until_asked(open_page, cookies, coo
     assert "Predict: What does x̂ add to the gradient of d?" in page.inner_text("#numbers")
     assert cells(page, "#numbers td.adds") == ["?"] * 3
     assert pile_totals(page, "pile-now") == ["?"] * 3
+    assert pile_totals(page, "pile-x") == [""] * 3
     everywhere = page.evaluate(
         "['now', 'piles', 'paths', 'live', 'everything'].map((id) => document.getElementById(id).textContent).join()"
     )
@@ -353,9 +370,9 @@ def test_widths_and_themes(open_page, cookies, width, scheme):
         page.click("#next")
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     for norm in ("layer", "rms"):
-        page.check(f"[name=norm][value={norm}]", force=True)
+        choose(page, "norm", norm)
         assert overflow(page) <= 0
-    page.check("[name=form][value=fused]", force=True)
+    choose(page, "form", "fused")
     assert overflow(page) <= 0
     assert contrast(page, "#say") > 7
     assert contrast(page, ".lede") > 4.5
@@ -458,8 +475,8 @@ def test_digits(open_page, tmp_path):
         for norm in ("batch", "layer", "rms"):
             key = (norm, *bundle.start[1:])
             page.evaluate("document.querySelector('#switch').open = true")
-            page.check(f"[name=norm][value={norm}]", force=True)
-            page.press("body", "End")
+            choose(page, "norm", norm)
+            page.fill("#slider", "25")
             assert overflow(page) <= 0
             assert pile_totals(page, "pile-x") == numbers(bundle.make(key).gradient)
 
@@ -492,7 +509,7 @@ def test_every_what_if_of_the_ladder(open_page, ladders):
     page = open_page(ladders, fragment="#step=20")
     for question in ladder.QUESTIONS:
         for option in question.options:
-            page.check(f"[name={question.name}][value='{option.value}']", force=True)
+            choose(page, question.name, option.value)
             key = page.evaluate("chosen()")
             found = ladder.record_ladder(key[0], int(key[1]), key[2])
             for arm in found.arms:
@@ -513,3 +530,7 @@ def test_the_ladder_at_widths_and_in_themes(open_page, ladders, width, scheme):
     page.click("#reveal")
     assert at(page) == 13
     assert page.locator("#numbers tr").count() == 4
+    page.keyboard.press("End")
+    assert page.evaluate(
+        "document.querySelector('#numbers').scrollWidth <= document.querySelector('#numbers').clientWidth"
+    )

@@ -4,7 +4,7 @@ const PATHS = {
   direct: { name: "direct", dash: "", hatch: "" },
   mean: { name: "through the mean", dash: "9 4", hatch: "M-2,2 l4,-4 M0,8 l8,-8 M6,10 l4,-4" },
   variance: { name: "through the variance", dash: "3 3", hatch: "M-2,6 l4,4 M0,0 l8,8 M6,-2 l4,4" },
-  both: { name: "variance, then mean", dash: "10 3 2 3", hatch: "M0,0 l8,8 M0,8 l8,-8" },
+  both: { name: "mean, then variance", dash: "10 3 2 3", hatch: "M0,0 l8,8 M0,8 l8,-8" },
   neutral: { name: "before the paths part", dash: "", hatch: "M0,4 h8" },
 };
 
@@ -47,7 +47,7 @@ function placed(view, width) {
       const here = boxes.filter((b) => nodes[b].column === c);
       const tallest = Math.max(0, ...here.map((b) => places[b].h));
       for (const b of here) {
-        places[b].x = nodes[b].row ? width - boxWidth - 4 : 4;
+        places[b].x = nodes[b].row ? Math.min(width, 440) - boxWidth - 4 : 4;
         places[b].y = y + (tallest - places[b].h) / 2;
       }
       y += tallest + 18;

@@ -55,7 +55,7 @@ function drawEvent(view, event, hidden, numbers) {
   if (event.is_matrix) {
     const size = event.value.length, rows = event.upstream.length;
     const cells = Array.from({ length: rows }, (_, i) => element("tr", {}, ...event.local.slice(i * size, (i + 1) * size).map((v) => element("td", {}, shown(v, 4)))));
-    const sum = table(view, [["adds", mask(event.value), "adds"]]);
+    const sum = table(view, [["adds", mask(event.value), "adds"]], false);
     numbers.append(element("div", { class: "matrix-row" }, table(view, columns), "×", element("table", { class: "matrix" }, ...cells), "=", sum),
       element("p", {}, `The matrix is ∂y/∂${to.symbol}: a row for each y, a column for each ${to.symbol}.`));
     return;
@@ -65,15 +65,16 @@ function drawEvent(view, event, hidden, numbers) {
   columns.push([event.terms ? "Σ adds" : "= adds", mask(event.value), "adds"]);
   const parts = Object.entries(event.parts);
   const split = parts.length > 1 && !hidden;
-  if (split && !event.terms) {
+  const few = view.recording.labels.length <= 4;
+  if (split && !event.terms && !few) {
     parts.forEach(([path, value], i) => columns.push([`${i ? "+" : "="} ${pathName(view, path)}`, value, zero(value), path]));
   }
   numbers.append(table(view, columns));
-  if (!split || !event.terms) return;
+  if (!split || !(event.terms || few)) return;
   const upstream = Object.values(event.upstream_parts);
   const items = parts.map(([path, value], i) => {
     const sum = upstream[i].map((v) => shown(v)).join(" + ").replaceAll("+ −", "− ");
-    const text = `${shown(event.local[0])} × (${sum}) = ${list(value)}`;
+    const text = event.terms ? `${shown(event.local[0])} × (${sum}) = ${list(value)}` : list(value);
     return element("li", {}, key(path), `${pathName(view, path)}: `,
       element("span", { class: `numbers ${zero(value) ?? ""}` }, text), zero(value) ? " exactly 0" : "");
   });
@@ -81,9 +82,9 @@ function drawEvent(view, event, hidden, numbers) {
 }
 
 // Columns of numbers: one row per value; a single number stands in the middle of its column.
-function table(view, columns) {
+function table(view, columns, labelled = true) {
   const rows = Math.max(...columns.map(([, array]) => array.length));
-  const labels = rows === view.recording.labels.length ? view.recording.labels : [];
+  const labels = labelled && rows === view.recording.labels.length ? view.recording.labels : [];
   const head = element("tr", {}, ...(labels.length ? [element("th", {})] : []), ...columns.map(([title, , , path]) => element("th", { scope: "col" }, ...(path ? [key(path), element("br")] : []), title)));
   const body = Array.from({ length: rows }, (_, i) => {
     const cells = columns.flatMap(([, array, cls]) => {
@@ -115,6 +116,7 @@ function pile(view, index, step, hidden, ghost) {
   const x = (v) => left + 6 + ((v - low) / span) * (width - left - 92);
   const svg = element("svg", { viewBox: `0 0 ${width} ${n * line + 6}`, width, height: n * line + 6, role: "img" });
   const total = view.gradientAt(index, step, hidden).array;
+  const asked = hidden && view.events[view.steps[step].event]?.to === index;
   for (let i = 0; i < n; i++) {
     const y = 3 + i * line, middle = y + line / 2;
     if (n > 1) svg.append(element("text", { x: left - 4, y: middle + 4, "text-anchor": "end", class: "small" }, view.recording.labels[i] ?? ""));
@@ -126,7 +128,7 @@ function pile(view, index, step, hidden, ghost) {
     svg.append(element("line", { class: "axis", x1: x(0), x2: x(0), y1: y, y2: y + line }));
     if (ghost) svg.append(element("rect", { class: "ghost", x: x(ghost[i]) - 3, y: y + 1, width: 6, height: line - 2 }));
     if (total) svg.append(element("line", { class: "tick", x1: x(total[i]), x2: x(total[i]), y1: y + 1, y2: y + line - 1 }));
-    svg.append(element("text", { x: width - 2, y: middle + 4, "text-anchor": "end", class: "total" }, total ? shown(total[i]) : hidden ? "?" : ""));
+    svg.append(element("text", { x: width - 2, y: middle + 4, "text-anchor": "end", class: "total" }, total ? shown(total[i]) : asked ? "?" : ""));
   }
   const { symbol } = view.nodes[index];
   svg.setAttribute("aria-label", `gradient of ${symbol}: ${total ? list(total) : "blank"}`);
@@ -137,7 +139,7 @@ function drawPiles(view, step, hidden, ghost) {
   const now = view.steps[step], x = view.recording.x;
   const to = now.event >= 0 ? view.events[now.event].to : -1;
   $("#pile-now").replaceChildren(...(to >= 0 && to !== x ? pile(view, to, step, hidden) : []));
-  $("#pile-x").replaceChildren(...pile(view, x, step, hidden, ghost));
+  $("#pile-x").replaceChildren(...pile(view, x, step, hidden, hidden ? undefined : ghost));
 }
 
 function drawPaths(view, step, hidden) {

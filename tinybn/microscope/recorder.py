@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+import tinybn
 from tinybn import ops
 from tinybn.autodiff import grad
 from tinybn.microscope.assembly import Assembly
@@ -146,7 +146,7 @@ def provenance(command: str, seed: int | None, dtype: np.dtype) -> dict[str, str
     return {
         "command": command,
         "seed": "none" if seed is None else str(seed),
-        "tinybn": importlib.metadata.version("tinybn"),
+        "tinybn": tinybn.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "dtype": str(dtype),

@@ -23,8 +23,8 @@ VERSION = 1
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
 PATHS = ("direct", "mean", "variance", "both")
-"""How a contribution came from the output of a norm: directly, through μ, through σ² (in RMS norm
-the mean square), or through σ² and then μ."""
+"""How x reaches the output of a norm, and how a gradient comes back: directly, through μ,
+through σ² (in RMS norm through the mean square), or through μ and then σ²."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,11 @@ function ask(changed) {
       const input = element("input", { type: "radio", name, value: option.value });
       input.checked = option.value === answers[i];
       input.onchange = () => { $("#whatif").textContent = option.say; changed(); };
-      return element("label", { title: option.say }, input, option.label);
+      const choice = element("label", { title: option.say }, input, option.label);
+      choice.onclick = (event) => { // after a click, the arrow keys step again
+        if (event.detail) setTimeout(() => input.blur());
+      };
+      return choice;
     });
     return element("fieldset", {}, element("legend", {}, label), element("div", { class: "options" }, ...labels));
   }));

@@ -67,12 +67,12 @@ START = (
     "nobody knows them yet. A box says how many contributions its gradient waits for."
 )
 SEED = (
-    "Forward, all is known. Now the question goes backwards: how does L change if this changes? "
-    "For y, the answer is given: it is the upstream gradient, dy."
+    "Forward, all is known. A loss L comes after y, and the question goes backwards: how does L "
+    "change if this changes? For y, the answer is given: the upstream gradient dy = ∂L/∂y."
 )
 SEED_OF_LOSS = (
-    "Forward, all is known. Now the question goes backwards: how does L change if this changes? "
-    "For L itself the answer is 1."
+    "Forward, all is known. Now the question goes backwards: how does the loss L change if this "
+    "changes? For L itself, the answer is 1."
 )
 
 
@@ -190,6 +190,6 @@ def _end(recording: Recording) -> str:
             "Σ dx need not be 0."
         )
     return (
-        "Three paths reach x: directly, through μ, and through σ². The fourth, through σ² and then "
-        "μ, adds 0. Their sum is what the closed form says."
+        "Three paths reach x: directly, through μ, and through σ². The fourth, through μ "
+        "and then σ², adds 0. Their sum is what the closed form says."
     )

@@ -17,7 +17,7 @@ PATH_NAMES = {
     "direct": "direct",
     "mean": "through the mean",
     "variance": "through the variance",
-    "both": "variance, then mean",
+    "both": "mean, then variance",
 }
 
 
