@@ -18,7 +18,9 @@ from tinybn.modes import Mode, current_mode, set_mode
 def at_rest():
     """Whether no block is left, but for that of the backend that all tests run on."""
     mode = current_mode()
-    return mode._replace(backend=None, blocks=()) == Mode() and len(mode.blocks) == bool(mode.backend)
+    return mode._replace(backend=None, blocks=()) == Mode() and len(mode.blocks) == bool(
+        mode.backend
+    )
 
 
 def recording():

@@ -60,7 +60,7 @@ class Explanation(NamedTuple):
             "direct": self.direct,
             "through the mean": self.through_mean,
             "through the variance": self.through_variance,
-            "variance, then mean": self.through_both,
+            "mean, then variance": self.through_both,
             "sum": self.total,
         }.items():
             lines.append(f"{line(name, path)}   norm {np.linalg.norm(path):.6g}")
