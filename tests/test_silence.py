@@ -270,3 +270,30 @@ def test_a_parameter_without_axes_can_be_set():
     p.data = p.data * 3  # of which NumPy makes a scalar
     assert p.data.shape == ()
     assert (p.item(), p.dtype) == (6, np.float32)
+
+
+FLOATS_AND_INTEGERS = ["f2", "f4", "f8", "i1", "u1", "i2", "i8", "?"]
+WITH_PARAMETERS = {
+    "batch_norm": ops.batch_norm,
+    "layer_norm": ops.layer_norm,
+    "beta alone": lambda x, beta: ops.layer_norm(x, None, beta),
+    "rms_norm": ops.rms_norm,
+    "group_norm": lambda x, gamma: ops.group_norm(x, 2, gamma),
+    "linear": lambda x, bias: ops.linear(x, np.ones((4, 4), x.dtype), bias),
+}
+
+
+@pytest.mark.host("arrays of NumPy's dtypes")
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+@pytest.mark.parametrize("x", FLOATS_AND_INTEGERS)
+@pytest.mark.parametrize("gamma", FLOATS_AND_INTEGERS)
+def test_fused_and_composed_agree_on_the_dtype(name, x, gamma):
+    """float16 with int8 stays float16, as NumPy promotes it."""
+    found = []
+    for fused in (True, False):
+        with tb.use_fused(fused):
+            try:
+                found.append(WITH_PARAMETERS[name](np.ones((3, 4), x), np.ones(4, gamma)).dtype)
+            except TypeError as error:
+                found.append(str(error))
+    assert found[0] == found[1]

@@ -24,10 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@primitive(
-    lambda g: g,
-    lambda g: g,
-)
+@primitive(lambda g: g, lambda g: g)
 def add(xp: Any, a: Array, b: Array) -> Array:
     """a + b."""
     return a + b
@@ -185,8 +182,9 @@ def wide(a: Any) -> Any:
 
 
 def narrow(y: Any, *inputs: Any) -> Any:
-    """y in float16, if that is the dtype of all inputs; None is no input."""
-    half = all(a is None or a.dtype == np.float16 for a in inputs)
+    """float32 y in float16, if the inputs promote to it (as with int8); None is no input."""
+    dtypes = [a.dtype for a in inputs if a is not None]
+    half = y.dtype == np.float32 and np.result_type(*dtypes) == np.float16
     return astype(y, np.float16) if half else y
 
 
