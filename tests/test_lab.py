@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import tinybn as tb
 from lab import claims, figures
 from lab.files import dumps, tidy, write
 from lab.intervals import Interval, mean_interval, median_interval, share_interval, written
@@ -212,3 +213,12 @@ def test_compiled_steps_give_the_losses_of_eager_ones(norm):
         for c in (True, False)
     ]
     np.testing.assert_allclose(*curves, rtol=1e-3)
+
+
+def test_looking_at_the_test_data_does_not_record_the_step_again(monkeypatch):
+    steps = []
+    compiled = tb.compile
+    monkeypatch.setattr(tb, "compile", lambda step: steps.append(compiled(step)) or steps[-1])
+    train(Config(steps=12, every=3), progress=False)
+    (step,) = steps
+    assert step.recordings == 1
