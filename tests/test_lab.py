@@ -176,6 +176,17 @@ def test_a_claim_without_its_parts_is_refused(tmp_path, monkeypatch, text, messa
     claims.claims_of.cache_clear()
 
 
+def test_a_sentence_says_whose_words_it_is_in():
+    tutorial = claims.said("with_and_without.speed")
+    assert (tutorial.sentence, tutorial.by) == ("“trains 3–5x faster”", "the tutorial")
+    ours = claims.said("cookie_factory.paths")
+    assert (ours.sentence, ours.by) == (ours.quote, "our own sentence")
+    told = claims.said("gradient_ladder.rate")
+    assert told.sentence == told.quote
+    assert told.by == "Yang et al., ICLR 2019, in our words"
+    assert told._replace(quote="“It grows.”").by == "Yang et al., ICLR 2019"
+
+
 def test_rules_without_a_repository_have_no_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "FOLDERS", [tmp_path])
     (tmp_path / "a.toml").write_text("")
