@@ -513,7 +513,7 @@ def test_an_experiments_claims_have_rules_and_a_place_on_the_page(one):
     for claim in one.claims:
         assert on_page.count(claim.id) == 1
         said = claim.said
-        assert len(page.quoted(said._asdict() | {"verdict": ""})) <= page.WIDEST
+        assert len(said.sentence) <= page.WIDEST
         assert said.rule.startswith(("Supported", "The", "Steps", "For")) or "upported" in said.rule
         assert (said.whose == "literature") == bool(said.source)
         assert claim.picture in {"", *one.pictures}
@@ -604,7 +604,13 @@ def test_a_quick_look_or_a_missing_picture_is_no_report(tmp_path, monkeypatch):
 
 
 def test_no_cell_at_the_top_is_too_long():
-    verdict = {"id": "a.b", "quote": "x" * 121, "whose": "ours", "verdict": "partly", "title": "t"}
+    verdict = {
+        "id": "a.b",
+        "sentence": "x" * 121,
+        "whose": "ours",
+        "verdict": "partly",
+        "title": "t",
+    }
     with pytest.raises(ValueError, match="b: more than 120 characters in a cell: xxx"):
         page.overview([verdict])
 

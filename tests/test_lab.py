@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import tinybn as tb
 from lab import claims, figures
 from lab.files import dumps, tidy, write
 from lab.intervals import Interval, mean_interval, median_interval, share_interval, written
@@ -175,6 +176,17 @@ def test_a_claim_without_its_parts_is_refused(tmp_path, monkeypatch, text, messa
     claims.claims_of.cache_clear()
 
 
+def test_a_sentence_says_whose_words_it_is_in():
+    tutorial = claims.said("with_and_without.speed")
+    assert (tutorial.sentence, tutorial.by) == ("“trains 3–5x faster”", "the tutorial")
+    ours = claims.said("cookie_factory.paths")
+    assert (ours.sentence, ours.by) == (ours.quote, "our own sentence")
+    told = claims.said("gradient_ladder.rate")
+    assert told.sentence == told.quote
+    assert told.by == "Yang et al., ICLR 2019, in our words"
+    assert told._replace(quote="“It grows.”").by == "Yang et al., ICLR 2019"
+
+
 def test_rules_without_a_repository_have_no_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "FOLDERS", [tmp_path])
     (tmp_path / "a.toml").write_text("")
@@ -212,3 +224,12 @@ def test_compiled_steps_give_the_losses_of_eager_ones(norm):
         for c in (True, False)
     ]
     np.testing.assert_allclose(*curves, rtol=1e-3)
+
+
+def test_looking_at_the_test_data_does_not_record_the_step_again(monkeypatch):
+    steps = []
+    compiled = tb.compile
+    monkeypatch.setattr(tb, "compile", lambda step: steps.append(compiled(step)) or steps[-1])
+    train(Config(steps=12, every=3), progress=False)
+    (step,) = steps
+    assert step.recordings == 1

@@ -84,7 +84,8 @@ class Said(NamedTuple):
     """A sentence and the rule by which it is judged.
 
     Attributes:
-        quote: in the words of its author; without quotation marks.
+        quote: the sentence. The tutorial's is quoted; the literature's has “quotation marks” of its
+            own if it is in the words of its authors.
         source: where the literature says so; empty for the tutorial and for ourselves.
         rule: when the sentence counts as supported, partly supported, or not.
     """
@@ -95,6 +96,18 @@ class Said(NamedTuple):
     whose: str
     rule: str
     source: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The sentence, in quotation marks if it is the tutorial's."""
+        return f"“{self.quote}”" if self.whose == "tutorial" else self.quote
+
+    @property
+    def by(self) -> str:
+        """Whose sentence it is, in words."""
+        own = self.quote.startswith("“")
+        literature = self.source if own else f"{self.source}, in our words"
+        return {"tutorial": "the tutorial", "ours": "our own sentence"}.get(self.whose, literature)
 
     @property
     def hash(self) -> str:

@@ -294,9 +294,8 @@ def number_table(
 def tell(v: Verdict) -> str:
     """A verdict as plain text: whose sentence, what each block says, the finding, the rule."""
     said = v.claim.said
-    source = f" ({said.source})" if said.source else ""
     each = "; ".join(f"seeds {seeds_text(b.seeds)}: {b.verdict}" for b in v.blocks)
-    lines = [f'{said.whose}{source}: "{said.quote}"', f"{v.verdict}: {v.finding}"]
+    lines = [f"{said.sentence} — {said.by}", f"{v.verdict}: {v.finding}"]
     lines += [each] if len(v.blocks) > 1 else []
     lines += [v.answer] if v.answer else []
     return "\n".join([*lines, f"The rule: {said.rule}", ""])
@@ -308,6 +307,8 @@ def as_record(v: Verdict, experiment: Experiment, head: Record) -> Record:
     fixed = head.get("rules", {}).get(said.id) == said.hash
     return {
         **said._asdict(),
+        "sentence": said.sentence,
+        "by": said.by,
         "verdict": v.verdict,
         "finding": v.finding,
         "answer": v.answer,

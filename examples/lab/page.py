@@ -47,11 +47,6 @@ def slug(title: str) -> str:
     return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c == "-")
 
 
-def quoted(verdict: Record) -> str:
-    """The sentence, in quotation marks if somebody else wrote it."""
-    return verdict["quote"] if verdict["whose"] == "ours" else f"“{verdict['quote']}”"
-
-
 def cell(text: str) -> str:
     """A cell of a Markdown table."""
     return text.replace("|", "\\|")
@@ -66,7 +61,7 @@ def overview(verdicts: Sequence[Record]) -> str:
     lines = ["| sentence | whose | verdict | more |", "|---|---|---|---|"]
     for v in verdicts:
         title = v["title"]
-        cells = (quoted(v), v["whose"], f"**{v['verdict']}**", f"[{title}](#{slug(title)})")
+        cells = (v["sentence"], v["whose"], f"**{v['verdict']}**", f"[{title}](#{slug(title)})")
         for text in cells:
             if len(text) > WIDEST:
                 raise ValueError(f"{v['id']}: more than {WIDEST} characters in a cell: {text}")
@@ -82,8 +77,7 @@ def section(verdict: Record, result: Record, shown: dict[str, str]) -> str:
             its section. What this one shows is added.
     """
     v, name = verdict, result["experiment"]
-    by = {"tutorial": "the tutorial", "literature": v["source"], "ours": "our own sentence"}
-    parts = [f"### {v['title']}", f"> {quoted(v)} — {by[v['whose']]}"]
+    parts = [f"### {v['title']}", f"> {v['sentence']} — {v['by']}"]
     parts.append(f"**{v['verdict'][0].upper()}{v['verdict'][1:]}.** {v['finding']}")
     if v["answer"]:
         parts.append(v["answer"])

@@ -225,6 +225,10 @@ def fit(
         rng=stream(config.seed, "order"),
     )
 
+    # Each layer gets its own attribute `training` now, as it would at the first look: a recorded
+    # step does not fit a model with new attributes, and would be recorded a second time.
+    model.train()
+
     def step(x: Any, labels: np.ndarray) -> tb.Tensor:
         optimizer.zero_grad()
         loss = tb.ops.cross_entropy(model(x), labels)
