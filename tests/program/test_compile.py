@@ -15,6 +15,7 @@ from numeric import here
 import tinybn as tb
 from program.steps import BATCHES, assert_same, classifier, sgd, trained
 from tinybn.program.compiled import KINDS
+from tinybn.program.run import Run
 
 NUMPY = functools.partial(tb.compile, backend="numpy")
 RUNNERS = {"numpy": (NUMPY, 0), "numba": (tb.compile, 2e-5)}
@@ -529,3 +530,24 @@ def test_a_step_with_ever_new_shapes_keeps_few_recordings():
     assert step.recordings == 201
     assert sum(ref() is not None for ref in lost) < KINDS
     assert [run] in step.runs.values()
+
+
+def test_the_recording_that_fitted_last_is_tried_first(monkeypatch):
+    """A model that has been evaluated once is recorded again: the old recording costs nothing."""
+    step, model, _ = STEPS["batch"]()
+    run = tb.compile(step)
+    for k in range(3):
+        run(*BATCHES[k % 2])
+    model.eval()
+    model.train()
+    run(*BATCHES[0])
+    assert run.recordings == 2
+    tried = []
+    fits = Run.fits
+    monkeypatch.setattr(Run, "fits", lambda self: tried.append(self) or fits(self))
+    for mode in (True, False, False, True, True):
+        model.train(mode)
+        run(*BATCHES[0])
+        tried.clear()
+        run(*BATCHES[1])
+        assert tried == [run.runs[next(iter(run.runs))][-1]]

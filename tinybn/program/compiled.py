@@ -72,8 +72,10 @@ class Compiled:
                         del self.runs[next(iter(self.runs))]
                 return self.step(*args, **keywords)
             self.runs[key] = found  # the latest now
-            for run in found:
+            for run in reversed(found):
                 if run.fits():
+                    if run is not found[-1]:  # the next call will probably need it, too
+                        found.append(found.pop(found.index(run)))
                     return run(leaves)
             return self._record(found, args, keywords, leaves)(leaves)
 
