@@ -19,14 +19,16 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 MARKER = re.compile(r"(<!-- (verdict|answer) (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-WHOSE = {"tutorial": "The tutorial", "literature": "The literature", "ours": "Our own claim"}
+WHOSE = {"tutorial": "The tutorial", "ours": "Our own claim"}
 
 
 def verdict(result: dict[str, Any]) -> str:
     """Whose claim it is, the verdict, and the finding, as a quotation in Markdown."""
-    whose, claim = result.get("source") or WHOSE[result["whose"]], result["quote"]
-    if result["whose"] != "ours":
-        claim = f"“{claim}”"
+    whose, claim = WHOSE.get(result["whose"]), result["quote"]
+    if result["whose"] == "tutorial":
+        claim = f"“{claim.strip('“”')}”"
+    elif result["whose"] == "literature":  # quoted there already, or in our words
+        whose = result["by"]
     title = result["title"].lower().replace(" ", "-")
     section = "".join(c for c in title if c.isalnum() or c == "-")
     return (

@@ -45,14 +45,14 @@ def test_a_verdict_replaces_what_was_there():
 
 
 @pytest.mark.parametrize(
-    ("whose", "source", "shown"),
+    ("whose", "by", "shown"),
     [
-        ("ours", "", "> *Our own claim:* It is fast."),
-        ("literature", "Ioffe & Szegedy 2015", "> *Ioffe & Szegedy 2015:* “It is fast.”"),
+        ("ours", "our own sentence", "> *Our own claim:* It is fast."),
+        ("literature", "Luo et al., in our words", "> *Luo et al., in our words:* It is fast."),
     ],
 )
-def test_whose_claim_it_is(whose, source, shown):
-    results = {"a.b": RESULTS["a.b"] | {"whose": whose, "source": source}}
+def test_whose_claim_it_is(whose, by, shown):
+    results = {"a.b": RESULTS["a.b"] | {"whose": whose, "by": by}}
     assert shown in verdicts.filled(page(), results)
 
 
