@@ -141,7 +141,8 @@ def plot(found: Sequence[tuple[str, Row]], path: Path) -> None:
     ops, orders = list(dict.fromkeys(r.op for r in rows)), sorted({r.order for r in rows})
     dtypes = list(dict.fromkeys(r.dtype for r in rows))
     methods = [m for m in MARKS if any(r.method == m for r in rows)]
-    figure, grid = panels(len(dtypes), len(orders), width=3 * len(orders) + 1, height=5.6)
+    size = {"width": 3 * len(orders) + 1, "height": 5.6}
+    figure, grid = panels(len(dtypes), len(orders), **size, most=10)  # orders 0 to 4
     for axes in grid.flat:
         axes.sharey(grid[0, 0])
     for line, dtype in zip(grid, dtypes, strict=True):
@@ -169,8 +170,8 @@ def plot(found: Sequence[tuple[str, Row]], path: Path) -> None:
         line[0].set_ylabel("largest error (ULP of the scale)")
     grid[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
     missed = sum(r.verdict not in ("ok", "") for r in rows)
-    title = f"Fused ops against a more precise reference: {len(rows)} results, {missed} off limits"
-    save(figure, path, f"{title} (dotted: the smallest limit of a closed form)")
+    title = f"Fused ops: {len(rows)} results, {missed} off limits (dotted: the smallest limit)"
+    save(figure, path, title)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,12 +38,14 @@ MOST = 4
 """Panels in a figure."""
 
 
-def panels(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6) -> Any:
-    """A figure and its axes, an array of shape (rows, columns); four panels at most."""
+def panels(
+    rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6, most: int = MOST
+) -> Any:
+    """A figure and its axes, an array of shape (rows, columns); `most` panels at most."""
     from matplotlib.figure import Figure
 
-    if rows * columns > MOST:
-        raise ValueError(f"a figure has at most {MOST} panels, not {rows} x {columns}")
+    if rows * columns > most:
+        raise ValueError(f"a figure has at most {most} panels, not {rows} x {columns}")
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
