@@ -272,7 +272,7 @@ def draw(runs: list[Record]) -> Any:
             ax.set(yticks=range(len(arms)), ylim=(len(arms) - 0.5, -0.7))
             ax.set_yticklabels(labels if ax is row[0] else [])
             ax.set_xlabel(f"{name}, less that of groups of {BATCH}")
-            ax.locator_params(axis="x", nbins=5)
+            ax.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10])
             what = {"digits": "150 digits", "fashion": "1000 images of Fashion-MNIST"}[data]
             ax.set_title(f"after learning from {what}", fontsize=9)
         percent(row[0].xaxis, 1)
