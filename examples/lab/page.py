@@ -30,7 +30,7 @@ they begin with the same weights and see the same examples. A number such as 3.1
 estimate with its 95 % confidence interval over seeds. ∞ means that a network never got there; it
 counts as the slowest, and no seed is left out.
 
-The rules are files in [examples/lab/claims](examples/lab/claims). Each section says whether its
+The rules are the files in `examples/lab/claims`. Each section says whether its
 rule was fixed before its runs. `make experiments` repeats everything and writes this page.
 
 """

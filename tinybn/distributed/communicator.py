@@ -196,12 +196,12 @@ class Ranks(Communicator):
     def fail(self, error: BaseException) -> None:
         """Say why this rank ends, and end all of them."""
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        with contextlib.suppress(Exception):
-            self._board.write(self.traffic["messages"], "failed", reason)
-            traceback.print_exception(error)
-            sys.stderr.write(f"tinybn: rank {self.rank} of {self.size} failed: {reason}\n")
-            sys.stderr.flush()
+        text = f"tinybn: rank {self.rank} of {self.size} failed: {reason}\n"
+        text += "".join(traceback.format_exception(error))
+        with contextlib.suppress(Exception):  # all at once: other ranks may end this one meanwhile
             sys.stdout.flush()
+            os.write(2, text.encode(errors="replace"))
+            self._board.write(self.traffic["messages"], "failed", reason)
         self._mpi.COMM_WORLD.Abort(1)
         os._exit(1)  # Abort may return before mpiexec acts
 
