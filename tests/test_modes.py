@@ -174,11 +174,11 @@ def interrupted(action, times, seconds, monkeypatch):
     while hits < times and time.monotonic() < end:
         try:
             armed[0] = True
-            while True:
+            while time.monotonic() < end + 5:
                 action()
         except Stop as stop:
             sys.last_traceback = stop.__traceback__
-        while armed[0]:
+        while armed[0] and time.monotonic() < end + 5:
             pass
         hits += 1
         if current_mode() != Mode():
