@@ -6,6 +6,7 @@ step must be the same as its kernels one by one, to the last bit.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -87,26 +88,33 @@ def waits(step: Any, batch: Any) -> dict[str, Any]:
     return {"waits": False}
 
 
-def same_bits(norm: str, optimizer: str, captured: list[float]) -> dict[str, Any]:
-    """The captured losses beside those of the same kernels, launched one by one."""
+@contextlib.contextmanager
+def uncaptured() -> Iterator[None]:
+    """Steps that would be captured in this block launch their kernels one by one."""
     from tinybn.program.capture import Captured
 
-    def one_by_one(machine: Any) -> None:
+    def capture(machine: Any) -> None:
         machine._graph = machine
 
     def launch(machine: Any) -> None:
         with machine._aside():
             machine._results = machine._step(*machine._values, *machine._loaded)
 
-    plain: Any = Captured
-    before = plain._capture
-    step, batches = training(norm, optimizer, "graph", "cupy")
-    plain._capture, plain.launch = one_by_one, launch
+    kind: Any = Captured
+    before = kind._capture
+    kind._capture, kind.launch = capture, launch
     try:
-        losses = [step(*batch).item() for batch in batches]
+        yield
     finally:
-        plain._capture = before
-        del plain.launch
+        kind._capture = before
+        del kind.launch
+
+
+def same_bits(norm: str, optimizer: str, captured: list[float]) -> dict[str, Any]:
+    """The captured losses beside those of the same kernels, launched one by one."""
+    step, batches = training(norm, optimizer, "graph", "cupy")
+    with uncaptured():
+        losses = [step(*batch).item() for batch in batches]
     alike = losses == captured
     lines = step.latest.machine.source.count("\n    ")
     return {"same_bits": alike, "lines": lines} | ({} if alike else {"right": False})

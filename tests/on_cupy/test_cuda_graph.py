@@ -10,33 +10,18 @@ from numeric import here, host
 from on_cupy.test_program import BATCHES, OPTIMIZERS, N, counted, every_model, made
 
 import tinybn as tb
+from benchmarks.gpu.agreement import uncaptured
 from tinybn import optim
 from tinybn.program import RecordingError, capture
-from tinybn.program.capture import Captured
 
 COUNT = {"1.num_batches_tracked": 5, "4.num_batches_tracked": 5}
 
 
-class Uncaptured:
-    """Runs the function each time instead of launching a graph of it."""
-
-    def __init__(self, machine):
-        self.machine = machine
-
-    def launch(self):
-        machine = self.machine
-        machine._results = machine._step(*machine._values, *machine._loaded)
-
-
-def trained(name, optimizer, monkeypatch, capture=True):
-    """All numbers after six steps; without capturing, the same function runs each time."""
+def trained(name, optimizer):
+    """All numbers after six steps."""
     step, model, optimizer = made(name, optimizer)
     run = tb.compile(step, backend="graph")
     schedule = optim.Schedule(optimizer, lambda t: 1 / (1 + t))
-    if not capture:
-        monkeypatch.setattr(
-            Captured, "_capture", lambda machine: setattr(machine, "_graph", Uncaptured(machine))
-        )
     losses = []
     for x, labels in BATCHES * 2:
         losses.append(host(run(here(x), labels)))
@@ -48,11 +33,12 @@ def trained(name, optimizer, monkeypatch, capture=True):
 
 @every_model
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_graph_does_what_its_kernels_do(name, optimizer, monkeypatch):
+def test_a_graph_does_what_its_kernels_do(name, optimizer):
     """To the last bit, while the learning rate, the batches and the masks change."""
-    found, run = trained(name, optimizer, monkeypatch)
+    found, run = trained(name, optimizer)
     assert run.latest.machine.captures == 1
-    expected, _ = trained(name, optimizer, monkeypatch, capture=False)
+    with uncaptured():
+        expected, _ = trained(name, optimizer)
     for key, value in expected.items():
         np.testing.assert_array_equal(found[key], value, err_msg=key)
 

@@ -100,7 +100,7 @@ class Captured:
     """
 
     def __init__(self, step: Step) -> None:
-        program, self._homes = exact(step.program), step.homes
+        program = exact(step.program)
         text = Text(program, step.homes)
         self._xp: Any = module("cupy")
         self._inputs, self.source, self.captures = program.inputs, text.source, 0
