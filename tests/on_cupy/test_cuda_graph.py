@@ -7,7 +7,7 @@ import cupy_on_cpu
 import numpy as np
 import pytest
 from numeric import here, host
-from on_cupy.test_program import BATCHES, OPTIMIZERS, N, counted, every_model, made
+from on_cupy.test_program import BATCHES, OPTIMIZERS, N, assert_close, counted, every_model, made
 
 import tinybn as tb
 from benchmarks.gpu.agreement import uncaptured
@@ -17,10 +17,10 @@ from tinybn.program import RecordingError, capture
 COUNT = {"1.num_batches_tracked": 5, "4.num_batches_tracked": 5}
 
 
-def trained(name, optimizer):
+def trained(name, optimizer, backend="graph"):
     """All numbers after six steps."""
     step, model, optimizer = made(name, optimizer)
-    run = tb.compile(step, backend="graph")
+    run = tb.compile(step, backend=backend)
     schedule = optim.Schedule(optimizer, lambda t: 1 / (1 + t))
     losses = []
     for x, labels in BATCHES * 2:
@@ -41,6 +41,8 @@ def test_a_graph_does_what_its_kernels_do(name, optimizer):
         expected, _ = trained(name, optimizer)
     for key, value in expected.items():
         np.testing.assert_array_equal(found[key], value, err_msg=key)
+    program, _ = trained(name, optimizer, backend="numpy")  # reads every number at every call
+    assert_close(found, program, 1e-5)
 
 
 @counted
